@@ -12,8 +12,8 @@ class AstroTrainError(Exception):
     exit_code = 2
 
 
-class ConfigError(AstroTrainError):
-    """The configuration cannot be composed, validated or built."""
+class ConfigError(AstroTrainError, ValueError):
+    """The configuration cannot be composed, validated or built; also a bad argument of a module, hence a ValueError."""
 
 
 class DataError(AstroTrainError):
