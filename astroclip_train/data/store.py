@@ -1,0 +1,373 @@
+"""A store: one or more HDF5 files of spectra, joined into samples, with labels, bounds and splits."""
+
+import hashlib
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import DataError
+from ..randomness import object_hash
+from .grids import Grid
+from .modality import ModalityInfo
+from .quality import REASONS, assess
+from .shard import SLAB_ROWS, Shard, content_hash, damaged
+from .splits import SPLITS, split_of
+from .store_writer import StoreWriter
+
+__all__ = ["BadObject", "ModalityInfo", "Store", "StoreWriter", "check_grid", "find_paths"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class BadObject:
+    """A sample left out, and why."""
+
+    object_id: str
+    obs_id: str
+    modality: str
+    reason: str
+
+
+class Store:
+    """Samples of one or more files in the layout of `docs/store.md`, numbered through.
+
+    Arguments:
+        paths: a file, a folder of `*.h5`, or a list of files (shards with the same modalities).
+        max_bad_fraction: more bad objects than this share are an error.
+
+    Raises:
+        DataError: a file is missing, damaged, or not a store; shards disagree; an observation occurs twice.
+    """
+
+    def __init__(self, paths: str | Path | Sequence[str | Path], *, max_bad_fraction: float = 0.1) -> None:
+        self.paths = find_paths(paths)
+        self.max_bad_fraction = max_bad_fraction
+        self.shards = [Shard(path) for path in self.paths]
+        first = self.shards[0]
+        for shard in self.shards[1:]:
+            _check_same(first, shard)
+        self.modalities: dict[str, ModalityInfo] = first.modalities
+        self.lengths = first.lengths
+        self._edges = np.cumsum([0, *(shard.n for shard in self.shards)])
+        self.n = int(self._edges[-1])
+        if self.n == 0:
+            raise DataError(f"{self._name} holds no samples.")
+        self.rows = {
+            m: np.concatenate([s.numbers(f"sample/{m}_row") for s in self.shards]) for m in self.modalities
+        }
+        self.object_id = np.concatenate([shard.text("object_id") for shard in self.shards])
+        self.obs_id = np.concatenate([shard.text("obs_id") for shard in self.shards])
+        self._shard_of = np.repeat(np.arange(len(self.shards)), [shard.n for shard in self.shards])
+        self._reasons: dict[str, np.ndarray] = {}
+        self._told: set[tuple[str, ...]] = set()
+        unique, counts = np.unique(self.obs_id, return_counts=True)
+        if len(unique) != self.n:
+            raise DataError(
+                f"{self._name}: obs_id {unique[counts > 1][0]} occurs twice: remove one of the samples."
+            )
+
+    @property
+    def _name(self) -> str:
+        return (
+            str(self.paths[0])
+            if len(self.paths) == 1
+            else f"{self.paths[0]} and {len(self.paths) - 1} more shards"
+        )
+
+    @cached_property
+    def object_hash(self) -> np.ndarray:
+        """int64 hashes of the objects, (N,)."""
+        with damaged(self.paths[0]):
+            if all("sample/object_hash" in shard.file for shard in self.shards):
+                return np.concatenate([shard.numbers("sample/object_hash") for shard in self.shards])
+        return object_hash(self.object_id)
+
+    @cached_property
+    def content_hash(self) -> str:
+        """sha256 of the contents, over the shards in their order."""
+        hashes = [shard.stored_hash or content_hash(shard.file) for shard in self.shards]
+        return hashes[0] if len(hashes) == 1 else hashlib.sha256("\n".join(hashes).encode()).hexdigest()
+
+    def verify(self) -> None:
+        """Reads everything and compares it with the hash taken when the file was written.
+
+        Raises:
+            DataError: a file is not what was written.
+        """
+        for shard in self.shards:
+            with damaged(shard.path):
+                found = content_hash(shard.file)
+            if shard.stored_hash is not None and found != shard.stored_hash:
+                raise DataError(
+                    f"{shard.path} has changed since it was written (its hash differs): restore it."
+                )
+
+    @cached_property
+    def labels(self) -> dict[str, np.ndarray]:
+        """Labels in float64 of shape (N,), NaN where missing."""
+        names = sorted({name for shard in self.shards for name in shard.file.get("labels", ())})
+        return {name: self._per_sample(f"labels/{name}") for name in names}
+
+    @cached_property
+    def label_units(self) -> dict[str, str]:
+        """Units of the labels; shards that disagree are an error."""
+        return self._label_attribute("unit")
+
+    @cached_property
+    def label_sources(self) -> dict[str, str]:
+        """Where each label comes from."""
+        return self._label_attribute("source")
+
+    def _label_attribute(self, key: str) -> dict[str, str]:
+        found: dict[str, str] = {}
+        for shard in self.shards:
+            for name, dataset in shard.file.get("labels", {}).items():
+                value = str(dataset.attrs.get(key, ""))
+                if key == "unit" and found.setdefault(name, value) != value:
+                    raise DataError(
+                        f"{shard.path}: label {name} is in {value!r}, in other shards {found[name]!r}."
+                    )
+                found.setdefault(name, value)
+        return found
+
+    @cached_property
+    def bounds(self) -> dict[str, dict[str, np.ndarray]]:
+        """Cramér–Rao σ by modality (or "joint") and label, float64 of shape (N,)."""
+        keys = {(m, name) for s in self.shards for m, g in s.file.get("bounds", {}).items() for name in g}
+        result: dict[str, dict[str, np.ndarray]] = {}
+        for m, name in sorted(keys):
+            result.setdefault(m, {})[name] = self._per_sample(f"bounds/{m}/{name}")
+        return result
+
+    def _per_sample(self, name: str) -> np.ndarray:
+        parts = [s.numbers(name) if name in s.file else np.full(s.n, np.nan) for s in self.shards]
+        return np.concatenate(parts).astype(np.float64)
+
+    def has(self, modality: str, column: str) -> bool:
+        """Whether every shard holds a column ("ivar", "mask", "snr", "coeff", …) of a modality."""
+        return all(column in shard.columns[modality] for shard in self.shards)
+
+    def finite(self, modality: str) -> bool:
+        """Whether the writer found every pixel good, so that none needs care."""
+        return all(shard.finite[modality] for shard in self.shards)
+
+    def read(
+        self, modality: str, samples: np.ndarray, columns: Sequence[str] = ("flux", "ivar", "mask")
+    ) -> dict[str, np.ndarray]:
+        """Columns of a modality as stored, in sample order.
+
+        Arguments:
+            modality: its name.
+            samples: sample numbers, shape (b,), in any order.
+            columns: those wanted; those that the store lacks are left out of the answer.
+
+        Returns:
+            Arrays (b, …): float32 (float64 for wave, bool for mask); where the modality is missing, NaN, ivar 0
+            and mask False.
+        """
+        samples = np.asarray(samples, dtype=np.int64)
+        rows = self.rows[modality][samples]
+        return {c: self._read_column(modality, c, samples, rows) for c in columns if self.has(modality, c)}
+
+    def _read_column(self, m: str, column: str, samples: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        shape = self.shards[0].file[m][column].shape[1:]
+        dtype = {"mask": np.bool_, "wave": np.float64, "quality": np.uint8}.get(column, np.float32)
+        present = rows >= 0
+        if present.all():
+            out = np.empty((len(samples), *shape), dtype=dtype)
+            if len(self.shards) == 1:
+                self.shards[0].read_into(out, None, m, column, rows)
+                return out
+        else:
+            out = np.full(
+                (len(samples), *shape), 0 if column in ("ivar", "mask", "quality") else np.nan, dtype=dtype
+            )
+        owner = self._shard_of[samples]
+        for number in np.unique(owner[present]):
+            places = np.flatnonzero(present & (owner == number))
+            self.shards[number].read_into(out, places, m, column, rows[places])
+        return out
+
+    def wave(self, modality: str, samples: np.ndarray | None = None) -> np.ndarray:
+        """Pixel centres in the modality's wave_unit: (l,), or (b, l) where each row has its own."""
+        grid = self.modalities[modality].grid
+        if isinstance(grid, Grid):
+            return grid.wave()
+        return self.read(modality, np.arange(self.n) if samples is None else samples, ("wave",))["wave"]
+
+    def snr(self, modality: str) -> np.ndarray:
+        """Signal to noise per pixel of each sample, float32 (N,), NaN where unknown."""
+        if not self.has(modality, "snr"):
+            return np.full(self.n, np.nan, dtype=np.float32)
+        return self.read(modality, np.arange(self.n), ("snr",))["snr"]
+
+    @cached_property
+    def splits(self) -> np.ndarray:
+        """The split of each sample, bad ones included, (N,)."""
+        published = None
+        if any("sample/split" in shard.file for shard in self.shards):
+            published = np.concatenate(
+                [s.text("split") if "sample/split" in s.file else np.full(s.n, "") for s in self.shards]
+            )
+        return split_of(self.object_hash, published=published)
+
+    def split(self, name: str, modalities: Sequence[str] | None = None) -> np.ndarray:
+        """Sorted sample numbers of a split, without objects that are bad in any of the modalities (default all).
+
+        Raises:
+            DataError: unknown split, or too many bad objects.
+        """
+        if name not in SPLITS:
+            raise DataError(f"split is {name!r}, expected one of {', '.join(SPLITS)}.")
+        return np.flatnonzero((self.splits == name) & ~self.bad(modalities))
+
+    def bad(self, modalities: Sequence[str] | None = None) -> np.ndarray:
+        """Which samples are bad in any of the modalities, bool (N,); counted and named in the log once.
+
+        Raises:
+            DataError: a larger share than `max_bad_fraction` is bad.
+        """
+        names = tuple(self.modalities if modalities is None else modalities)
+        bad = np.zeros(self.n, dtype=bool)
+        for m in names:
+            bad |= self.reasons(m) > 0
+        if names not in self._told and bad.any():
+            self._told.add(names)
+            self._tell(bad, names)
+        if bad.mean() > self.max_bad_fraction:
+            raise DataError(
+                f"{self._name}: {int(bad.sum())} of {self.n} samples are bad ({self._summary(names)}), more "
+                f"than data.max_bad_fraction={self.max_bad_fraction:g}: look at the reader, or raise the limit."
+            )
+        return bad
+
+    def bad_objects(self, modalities: Sequence[str] | None = None) -> list[BadObject]:
+        """Every bad sample with its modality and reason."""
+        names = self.modalities if modalities is None else modalities
+        return [
+            BadObject(str(self.object_id[i]), str(self.obs_id[i]), m, REASONS[self.reasons(m)[i]])
+            for m in names
+            for i in np.flatnonzero(self.reasons(m))
+        ]
+
+    def reasons(self, modality: str) -> np.ndarray:
+        """Why each sample is bad in a modality, as an index into `quality.REASONS`, uint8 (N,); 0 if missing."""
+        if modality not in self._reasons:
+            samples = np.arange(self.n)
+            if self.has(modality, "quality"):
+                self._reasons[modality] = self.read(modality, samples, ("quality",))["quality"]
+            else:
+                parts = [
+                    self._assess(modality, samples[i : i + SLAB_ROWS]) for i in range(0, self.n, SLAB_ROWS)
+                ]
+                self._reasons[modality] = np.concatenate(parts)
+        return self._reasons[modality]
+
+    def _assess(self, m: str, samples: np.ndarray) -> np.ndarray:
+        part = self.read(m, samples)
+        reason = assess(part["flux"], part.get("ivar"), part.get("mask"), self.modalities[m])
+        return np.where(self.rows[m][samples] >= 0, reason, 0).astype(np.uint8)
+
+    def _summary(self, names: Sequence[str]) -> str:
+        parts = []
+        for m in names:
+            counts = np.bincount(self.reasons(m), minlength=len(REASONS))
+            parts += [f"{m}: {counts[i]} because {REASONS[i]}" for i in range(1, len(REASONS)) if counts[i]]
+        return "; ".join(parts)
+
+    def _tell(self, bad: np.ndarray, names: Sequence[str]) -> None:
+        ids = [str(name) for name in self.obs_id[bad]]
+        more = f" and {len(ids) - 10} more" if len(ids) > 10 else ""
+        logger.warning(
+            "%s: %d of %d samples left out (%s): %s%s",
+            self._name, len(ids), self.n, self._summary(names), ", ".join(ids[:10]), more,
+        )  # fmt: skip
+
+    def close(self) -> None:
+        """Closes this process's files; the next access opens them again."""
+        for shard in self.shards:
+            shard.close()
+
+
+def find_paths(paths: str | Path | Sequence[str | Path]) -> list[Path]:
+    """The files of a store given as a file, a folder of `*.h5`, or a list of either.
+
+    Raises:
+        DataError: nothing is there; the message names what lies nearest.
+    """
+    if isinstance(paths, str | Path):
+        path = Path(paths).expanduser()
+        if path.is_dir():
+            found = sorted(path.glob("*.h5")) + sorted(path.glob("*.hdf5"))
+            if not found:
+                raise DataError(
+                    f"{path} is a folder without *.h5 files: give a store file or a folder of shards."
+                )
+            return found
+        if not path.exists():
+            raise DataError(f"{path} does not exist{_nearest(path)}.")
+        return [path]
+    found = [file for entry in paths for file in find_paths(entry)]
+    if not found:
+        raise DataError("no store file was given: set dataset.path.")
+    return found
+
+
+def _nearest(path: Path) -> str:
+    import difflib
+
+    folder = path.parent
+    if not folder.is_dir():
+        return f" (nor does the folder {folder})"
+    names = [p.name for p in folder.iterdir() if p.suffix in (".h5", ".hdf5") or p.is_dir()]
+    near = difflib.get_close_matches(path.name, names, n=3, cutoff=0.3) or sorted(names)[:3]
+    return f"; nearest in that folder: {', '.join(near)}" if near else f" ({folder} holds no *.h5 file)"
+
+
+def check_grid(store: Store, modality: str, expected: Grid | int, reader: str = "the encoder") -> None:
+    """Refuses a store whose pixels are not those expected.
+
+    Arguments:
+        store: the store.
+        modality: its name.
+        expected: a grid, or only the number of pixels.
+        reader: who expects it, for the message.
+
+    Raises:
+        DataError: the modality is absent or on another grid.
+    """
+    where = str(store.paths[0])
+    if modality not in store.modalities:
+        have = ", ".join(store.modalities)
+        raise DataError(f"{where} has no modality {modality!r} (it has {have}), which {reader} needs.")
+    grid = store.modalities[modality].grid
+    if isinstance(expected, int):
+        if store.lengths[modality] != expected:
+            raise DataError(
+                f"{where}: {modality} has {store.lengths[modality]} pixels, {reader} expects {expected}."
+            )
+        return
+    if isinstance(grid, str) or grid != expected:
+        raise DataError(
+            f"{where}: {modality} is on {grid}, {reader} expects {expected}: resample when converting."
+        )
+
+
+def _check_same(first: Shard, other: Shard) -> None:
+    mine: Mapping[str, ModalityInfo] = first.modalities
+    if set(mine) != set(other.modalities):
+        raise DataError(f"{other.path} holds {sorted(other.modalities)}, {first.path} holds {sorted(mine)}.")
+    for m, info in mine.items():
+        for name in ("grid", "unit", "medium", "frame", "normalisation"):
+            ours, theirs = getattr(info, name), getattr(other.modalities[m], name)
+            if ours != theirs:
+                raise DataError(f"{other.path}: {name} of {m} is {theirs}, in {first.path} it is {ours}.")
+        if first.lengths[m] != other.lengths[m]:
+            raise DataError(
+                f"{other.path}: {m} has {other.lengths[m]} pixels, in {first.path} {first.lengths[m]}."
+            )
