@@ -1,6 +1,6 @@
 """Writes constraints.txt from the packages of the environment it runs in.
 
-    python scripts/freeze_constraints.py            # rewrites constraints.txt beside pyproject.toml
+python scripts/freeze_constraints.py            # rewrites constraints.txt beside pyproject.toml
 """
 
 import re
@@ -10,7 +10,7 @@ from pathlib import Path
 
 HEADER = (
     "# Exact versions for `pip install -c constraints.txt`, resolved and tested with CPython 3.11 on Linux.\n"
-    "# Made by scripts/freeze_constraints.py. torch's CPU or CUDA build is the index's choice: no local version here.\n"
+    "# Made by scripts/freeze_constraints.py. The index chooses torch's CPU or CUDA build.\n"
 )
 LEFT_OUT = {"astro-train", "pip", "setuptools", "wheel"}
 

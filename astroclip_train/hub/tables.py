@@ -1,0 +1,95 @@
+"""Numbers with units to CSV, ECSV, FITS or Parquet, chosen by the suffix."""
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import ConfigError, require
+from ..files import atomic_write
+
+__all__ = ["SUFFIXES", "check_suffix", "write_table"]
+
+SUFFIXES = (".csv", ".ecsv", ".fits", ".parquet")
+
+
+def check_suffix(path: str | Path) -> None:
+    """Refuses an output name whose format is unknown, before any work is done.
+
+    Raises:
+        ConfigError: unknown suffix, or Parquet without pyarrow.
+    """
+    suffix = Path(path).suffix
+    if suffix not in SUFFIXES:
+        raise ConfigError(f"--out {path} has the suffix '{suffix}': use one of {', '.join(SUFFIXES)}.")
+    if suffix == ".parquet":
+        require("pyarrow", extra="parquet")
+
+
+def write_table(
+    path: str | Path, columns: Mapping[str, tuple[Any, str]], meta: Mapping[str, str] | None = None
+) -> None:
+    """Writes columns name -> (values (b,) or (b, k), unit) whole.
+
+    ECSV and FITS carry units in their own way, Parquet in the field metadata under `unit`, CSV in the header
+    as `name [unit]`; CSV spreads (b, k) over columns `name_0` … `name_k-1`.
+
+    Raises:
+        ConfigError: unknown suffix; DataError: the file cannot be written.
+    """
+    check_suffix(path)
+    meta = dict(meta or {})
+    arrays = {name: (np.asarray(values), unit) for name, (values, unit) in columns.items()}
+    writer = {".csv": _csv, ".ecsv": _astropy, ".fits": _astropy, ".parquet": _parquet}[Path(path).suffix]
+    with atomic_write(path) as temporary:
+        writer(temporary, arrays, meta)
+
+
+def _csv(path: Path, arrays: dict[str, tuple[np.ndarray, str]], meta: dict[str, str]) -> None:
+    from astropy.table import Table
+
+    flat = {}
+    for name, (values, unit) in arrays.items():
+        head = f" [{unit}]" if unit else ""
+        if values.ndim == 1:
+            flat[name + head] = values
+        else:
+            flat |= {f"{name}_{j}{head}": values[:, j] for j in range(values.shape[1])}
+    Table(flat).write(path, format="ascii.csv", overwrite=True)
+
+
+def _astropy(path: Path, arrays: dict[str, tuple[np.ndarray, str]], meta: dict[str, str]) -> None:
+    from astropy.table import Table
+
+    table = Table({name: values for name, (values, _) in arrays.items()}, meta=meta)
+    for name, (_, unit) in arrays.items():
+        table[name].unit = unit or None
+    if path.suffix == ".ecsv":
+        table.write(path, format="ascii.ecsv", overwrite=True)
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore"
+        )  # dex is not in the FITS standard's list, though every reader here knows it
+        for name, values in arrays.items():
+            if values[0].dtype.kind == "O":
+                table[name] = values[0].astype(str)
+        table.meta = {k[:8].upper(): v[:68] for k, v in meta.items()}
+        table.write(path, format="fits", overwrite=True)
+
+
+def _parquet(path: Path, arrays: dict[str, tuple[np.ndarray, str]], meta: dict[str, str]) -> None:
+    pyarrow = require("pyarrow", extra="parquet")
+    parquet = require("pyarrow.parquet", extra="parquet")
+    fields, data = [], []
+    for name, (values, unit) in arrays.items():
+        if values.ndim == 2:
+            array = pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(values.ravel()), values.shape[1])
+        else:
+            array = pyarrow.array(values.tolist() if values.dtype.kind in "OU" else values)
+        fields.append(pyarrow.field(name, array.type, metadata={"unit": unit} if unit else None))
+        data.append(array)
+    schema = pyarrow.schema(fields, metadata=meta or None)
+    parquet.write_table(pyarrow.Table.from_arrays(data, schema=schema), path)
