@@ -8,7 +8,6 @@ where each block :math:`B` is LayerNorm, Linear, GELU, Linear, without a residua
 from typing import NamedTuple
 
 import torch
-
 from torch import Tensor, nn
 
 from ..registry import choose
@@ -34,8 +33,9 @@ def _block(hidden: int, expansion: float) -> nn.Sequential:
 class AutoEncoder(Encoder):
     """Ordinary autoencoder, with the latent vector as a single token: (b, l) -> (b, 1, d).
 
-    The input vector is (μ, s, z) for `stats="mean_std"` (published for Gaia XP: 345 entries, 42,846,129 parameters
-    with width 768 and hidden 1290), (log10 s, z) for `"log_std"`, z for `"none"`, with z the standardised spectrum.
+    The input vector is (μ, s, z) for `stats="mean_std"` (published for Gaia XP: 345 entries, 42,846,129
+    parameters with width 768 and hidden 1290), (log10 s, z) for `"log_std"`, z for `"none"`, with z the
+    standardised spectrum.
 
     References:
         SpecCLIP, Zhao et al. 2025, https://arxiv.org/abs/2507.01939
@@ -74,7 +74,9 @@ class AutoEncoder(Encoder):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
                 nn.init.zeros_(module.bias)
 
-    def vector(self, x: Tensor, ivar: Tensor | None = None, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def vector(
+        self, x: Tensor, ivar: Tensor | None = None, mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Input vector and weights of its entries, both of shape (b, l + statistics)."""
         z, weight, mean, std = standardise(x, ivar, mask)
         weight = torch.ones_like(z) if weight is None else weight
@@ -104,7 +106,9 @@ class AutoEncoder(Encoder):
             h = block(h)
         return self.output(h)
 
-    def reconstruct(self, x: Tensor, ivar: Tensor | None = None, mask: Tensor | None = None) -> Reconstruction:
+    def reconstruct(
+        self, x: Tensor, ivar: Tensor | None = None, mask: Tensor | None = None
+    ) -> Reconstruction:
         """Spectra (b, l) through encoder and decoder."""
         target, weight = self.vector(x, ivar, mask)
         return Reconstruction(target, self.decode(self.encode(target)), weight)

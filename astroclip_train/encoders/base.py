@@ -38,7 +38,7 @@ class Encoder(nn.Module, ABC):
 
     @abstractmethod
     def layer_groups(self) -> list[list[nn.Parameter]]:
-        """All parameters, once each, grouped from the input to the output (for layer-wise learning-rate decay)."""
+        """All parameters, once each, grouped from input to output (for layer-wise learning-rate decay)."""
 
     @classmethod
     @abstractmethod
@@ -46,7 +46,7 @@ class Encoder(nn.Module, ABC):
         """A tiny instance, with which the property tests run."""
 
     def flops(self, visible: int | None = None) -> int:
-        """Multiply-adds counted twice, of one forward pass of one object; `visible` tokens if only some are encoded.
+        """Operations (a multiply-add is two) of one forward pass of one object, or of `visible` tokens of it.
 
         The default counts the weights of linear layers, each used once per token.
         """
@@ -54,7 +54,7 @@ class Encoder(nn.Module, ABC):
         return 2 * n * sum(m.weight.numel() for m in self.modules() if isinstance(m, nn.Linear))
 
 
-def grouped(*groups: "nn.Module | nn.Parameter | None | list[nn.Module]") -> list[list[nn.Parameter]]:
+def grouped(*groups: "nn.Module | nn.Parameter | list[nn.Module] | None") -> list[list[nn.Parameter]]:
     """Parameters of each argument (a module, a parameter, a list of modules), empty groups left out."""
     result = []
     for group in groups:

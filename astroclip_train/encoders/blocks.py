@@ -6,7 +6,6 @@ Axes: b batch, n tokens, m queries, h heads, d width.
 import math
 
 import torch.nn.functional as F
-
 from torch import Tensor, nn
 
 from ..errors import ConfigError
@@ -26,7 +25,9 @@ def check_heads(width: int, heads: int) -> int:
         ConfigError: `width` is not a multiple of `heads`.
     """
     if heads < 1 or width % heads:
-        raise ConfigError(f"width {width} cannot be divided into {heads} attention heads: make it a multiple.")
+        raise ConfigError(
+            f"width {width} cannot be divided into {heads} attention heads: make it a multiple."
+        )
     return width // heads
 
 
@@ -123,7 +124,8 @@ def truncated(weight: Tensor, std: float) -> None:
 
 
 def initialise_block(block: nn.Module, depth: int) -> None:
-    """Linears of a residual block: std (2 · fan_in · depth)^-1/2, zero biases, so that the sum over depth stays near 1."""
+    """Linears of a residual block: std (2 · fan_in · depth)^-1/2, zero biases; the sum over depth stays near
+    1."""
     for module in block.modules():
         if isinstance(module, nn.Linear):
             truncated(module.weight, 1 / math.sqrt(2 * module.in_features * depth))

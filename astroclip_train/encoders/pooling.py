@@ -1,7 +1,7 @@
 r"""From tokens to one vector per object.
 
-Position-preserving poolings keep which token said what: labels want it, since a line lives at one wavelength, while
-the mean over tokens loses it.
+Position-preserving poolings keep which token said what: labels want it, since a line lives at one
+wavelength, while the mean over tokens loses it.
 
 Axes: b batch, n tokens, d width, p features kept per token.
 """
@@ -10,7 +10,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable
 
 import torch
-
 from torch import Tensor, nn
 
 from ..errors import ConfigError
@@ -38,7 +37,7 @@ class Pool(nn.Module, ABC):
     def forward(self, tokens: Tensor) -> Tensor:
         """Tokens (b, n, d) -> (b, features)."""
 
-    def fit(self, batches: Iterable[Tensor]) -> None:  # noqa: B027 (most poolings have nothing to fit)
+    def fit(self, batches: Iterable[Tensor]) -> None:
         """Learns fixed statistics from batches of training tokens (b, n, d)."""
 
     @classmethod
@@ -86,7 +85,7 @@ class AttentionPool(Pool):
 
 
 class StandardisedPool(Pool):
-    r"""Each position's tokens are centred and projected on their own leading principal axes, all scaled alike.
+    r"""Each position's tokens are centred and projected on their own leading principal axes.
 
     .. math:: y_i = U_i^T (t_i - \mu_i) / \sqrt{\lambda_i}, \qquad \lambda_i = \mathrm{tr}\, C_i / d
 
@@ -119,7 +118,7 @@ class StandardisedPool(Pool):
         scale = covariance.diagonal(dim1=1, dim2=2).mean(-1).clamp_min(1e-12).rsqrt()
         if self.rotate:
             axes = torch.linalg.eigh(covariance).eigenvectors.flip(-1)[:, :, : self.axes.shape[-1]]
-            # the sign of an eigenvector is arbitrary: the largest entry is made positive, so that refits agree
+            # an eigenvector has no sign of its own: its largest entry is made positive, so that refits agree
             largest = axes.gather(1, axes.abs().argmax(1, keepdim=True))
             axes = axes * torch.where(largest < 0, -1.0, 1.0)
         else:
@@ -130,7 +129,8 @@ class StandardisedPool(Pool):
 
 
 class PositionPool(StandardisedPool):
-    """As `StandardisedPool`, with the projections trained: it starts from the principal axes if `fit` is called.
+    """As `StandardisedPool`, with the projections trained, starting from the principal axes if `fit` is
+    called.
 
     Arguments:
         n_tokens, width: of the tokens.
@@ -161,6 +161,8 @@ def position_moments(batches: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
         total = t.sum(1) if total is None else total + t.sum(1)
         square = t.transpose(1, 2) @ t if square is None else square + t.transpose(1, 2) @ t
     if origin is None or total is None or square is None or count < 2:
-        raise ConfigError("a position-wise pooling was fitted on fewer than two objects: give it training tokens.")
+        raise ConfigError(
+            "a position-wise pooling was fitted on fewer than two objects: give it training tokens."
+        )
     shift = total / count
     return origin + shift, (square - count * shift[:, :, None] * shift[:, None, :]) / (count - 1)

@@ -8,7 +8,6 @@ with window W and stride S; a leading token holds the statistics that were taken
 from typing import NamedTuple
 
 import torch
-
 from torch import Tensor, nn
 
 from ..errors import ConfigError
@@ -25,8 +24,9 @@ class Tokens(NamedTuple):
 
     Attributes:
         values: shape (b, n, f).
-        weight: shape (b, n, f), 0 at padding and bad pixels, else 1, or v / (1 + v) with v = ivar s² where there is
-            an inverse variance: the share of a pixel's variance that is signal, were the spectrum's scatter all signal.
+        weight: shape (b, n, f), 0 at padding and bad pixels, else 1, or v / (1 + v) with v = ivar s² where
+            there
+            is an inverse variance: a pixel's share of signal, were the scatter s² of the spectrum all signal.
         mean: μ, shape (b,).
         std: s, unbiased, shape (b,).
     """
@@ -46,7 +46,8 @@ def standardise(
         x, ivar, mask: shape (b, l); a pixel is good where `mask` is True, `ivar` > 0 and `x` is finite.
 
     Returns:
-        z (b, l), 0 at bad pixels; weight (b, l) as in `Tokens`, None if neither ivar nor mask is given; μ (b,); s (b,).
+        z (b, l), 0 at bad pixels; its weight (b, l) as in `Tokens`, None without ivar and mask; μ (b,); s
+        (b,).
     """
     if ivar is None and mask is None:
         std, mean = torch.std_mean(x, dim=-1)
@@ -72,12 +73,14 @@ def standardise(
 class Tokenizer(nn.Module):
     """Cuts spectra of l pixels into n tokens of f features.
 
-    `stats="log_std"` puts one zero before each window (f = window + 1) and a first token (log10 s, 0, …): 146 × 21 for
-    the 1462 pixels of LAMOST LRS with window 20, stride 10. `"mean_std"` puts two zeros and a first token (μ, s, 0, …):
-    344 × 3 for the 343 samples of Gaia XP with window 1. `"none"` adds nothing (f = window).
+    `stats="log_std"` puts one zero before each window (f = window + 1) and a first token (log10 s, 0, …):
+    146 × 21 for the 1462 pixels of LAMOST LRS with window 20, stride 10. `"mean_std"` puts two zeros and a
+    first token (μ, s, 0, …): 344 × 3 for the 343 samples of Gaia XP with window 1. `"none"` adds nothing (f
+    = window).
 
-    A remainder shorter than a window is dropped. The published code also drops the last window when it is complete;
-    `keep_last=False` does the same: it lists starts while a pixel beyond the overlap is left and removes the last.
+    A remainder shorter than a window is dropped. The published code also drops the last window when it is
+    complete; `keep_last=False` does the same: it lists starts while a pixel beyond the overlap is left and
+    removes the last of them.
 
     References:
         SpecCLIP, Zhao et al. 2025, https://arxiv.org/abs/2507.01939, and its public code.
@@ -138,14 +141,15 @@ class Tokenizer(nn.Module):
         return Tokens(values, weights, mean, std)
 
     def untokenize(self, values: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-        """Tokens (b, n, f) and statistics (b,) back to spectra (b, l): overlaps are averaged, dropped pixels are μ."""
+        """Tokens (b, n, f), μ and s (b,) back to spectra (b, l): overlaps averaged, pixels of no token μ."""
         windows = values[:, self.n_stats :, self.pad :].flatten(1)
         total = values.new_zeros(len(values), self.length).index_add(1, self.pixel, windows)
         z = total / torch.bincount(self.pixel, minlength=self.length).clamp_min(1).to(values.dtype)
         return z * std[:, None] + mean[:, None]
 
     def seen(self, visible: Tensor) -> Tensor:
-        """Which entries (b, n, f) hold a pixel that lies in a visible token, given visible tokens (b, n) bool."""
+        """Entries (b, n, f) whose pixel lies in a visible token, given the visible tokens (b, n), all
+        bool."""
         windows = visible[:, self.n_stats :].to(torch.float32).repeat_interleave(self.window, dim=1)
         count = windows.new_zeros(len(visible), self.length).index_add(1, self.pixel, windows)
         inside = (count[:, self.pixel] > 0).unflatten(1, (self.n_windows, self.window))

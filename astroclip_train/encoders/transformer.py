@@ -1,6 +1,6 @@
 r"""Transformer over the tokens of one spectrum, pretrained by predicting tokens that are hidden from it.
 
-.. math:: h_0 = W t + p, \quad h_{i+1} = \mathrm{Block}_i(h_i), \quad e = \mathrm{LN}(h_D), \quad \hat t = W' e
+.. math:: h_0 = W t + p, \quad h_{i+1} = \mathrm{Block}_i(h_i), \quad \hat t = W' \mathrm{LN}(h_D)
 
 Axes: b batch, n tokens, m visible tokens, f token features, l pixels, d width.
 """
@@ -8,7 +8,6 @@ Axes: b batch, n tokens, m visible tokens, f token features, l pixels, d width.
 import math
 
 import torch
-
 from torch import Tensor, nn
 
 from ..errors import ConfigError
@@ -24,7 +23,7 @@ ATTENTION_SCALE = ("standard", "published")
 
 
 class MaskDecoder(nn.Module):
-    """Predicts hidden tokens (b, m', f) by cross-attention of their positions on encoded visible ones (b, m, d).
+    """Predicts hidden tokens (b, m', f): their positions attend to the encoded visible ones (b, m, d).
 
     References:
         Rethinking patch dependence for masked autoencoders, Fu et al. 2024, https://arxiv.org/abs/2401.14391
@@ -60,15 +59,16 @@ class MaskDecoder(nn.Module):
 class MaskedTransformer(Encoder):
     """Pre-norm transformer over windows of a spectrum.
 
-    The published encoder of LAMOST LRS is the default: 146 tokens × 21 features, width 768, depth 6, 6 heads, a table
-    of 150 positions (`positions=150`), 42,677,013 parameters with its output layer.
+    The published encoder of LAMOST LRS is the default: 146 tokens × 21 features, width 768, depth 6, 6
+    heads, a table of 150 positions (`positions=150`), 42,677,013 parameters with its output layer.
 
-    `masking` says how hidden tokens will be presented, hence which parameters exist: `"zero"` sets their features to
-    zero (published), `"token"` replaces their embedding by a learned one, `"drop"` encodes the visible ones only and
-    predicts the hidden ones with a light `MaskDecoder`.
+    `masking` says how hidden tokens will be presented, hence which parameters exist: `"zero"` sets their
+    features to zero (published), `"token"` replaces their embedding by a learned one, `"drop"` encodes the
+    visible ones only and predicts the hidden ones with a light `MaskDecoder`.
 
-    `attention_scale="published"` divides the logits by d/h instead of its square root, as the released weights expect
-    (there the queries are scaled before a kernel that scales again).
+    `attention_scale="published"` divides the logits by d/h instead of its square root, as the released
+    weights
+    expect: there the queries are scaled before a kernel that scales again.
 
     References:
         SpecCLIP, Zhao et al. 2025, https://arxiv.org/abs/2507.01939
@@ -117,7 +117,9 @@ class MaskedTransformer(Encoder):
         features = self.tokenizer.features
         rows = self.n_tokens if positions is None else positions
         if rows < self.n_tokens:
-            raise ConfigError(f"positions={rows} is too short for {self.n_tokens} tokens: leave it out or enlarge it.")
+            raise ConfigError(
+                f"positions={rows} is too short for {self.n_tokens} tokens: leave it out or enlarge it."
+            )
         published = choose("attention_scale", attention_scale, ATTENTION_SCALE) == "published"
         scale = heads / width if published else None
 
@@ -155,7 +157,7 @@ class MaskedTransformer(Encoder):
         Arguments:
             values: token features, shape (b, n, f).
             visible: indices of the tokens to encode, shape (b, m); None is all.
-            hidden: True where the learned mask token takes a token's place, shape (b, n); needs `masking="token"`.
+            hidden: True where the mask token stands for a token, shape (b, n); needs `masking="token"`.
 
         Returns:
             Shape (b, m, d).
@@ -173,8 +175,11 @@ class MaskedTransformer(Encoder):
         return self.norm(h)
 
     def predict(self, tokens: Tensor, hidden: Tensor | None = None) -> Tensor:
-        """Predicted token features: of every token (b, n, d) -> (b, n, f), or, with `masking="drop"`, of the `hidden`
-        positions (b, m') from the visible ones -> (b, m', f)."""
+        """Token features of every token, (b, n, d) -> (b, n, f).
+
+        With `masking="drop"`: of the `hidden` positions (b, m'), from the encoded visible ones, -> (b, m',
+        f).
+        """
         if self.decoder is not None:
             if hidden is None:
                 hidden = torch.arange(self.n_tokens, device=tokens.device).expand(len(tokens), -1)

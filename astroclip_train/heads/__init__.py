@@ -1,1 +1,14 @@
-"""heads"""
+"""Heads: tokens to embeddings that are aligned, and embeddings to labels; every file is found by itself."""
+
+from typing import Any
+
+from ..registry import discover, lookup
+from .alignment import AlignmentHead
+
+__all__ = ["ALIGNMENT_HEADS", "AlignmentHead"]
+
+ALIGNMENT_HEADS = discover(__name__, AlignmentHead)
+
+
+def __getattr__(name: str) -> Any:
+    return lookup(name, __name__, ALIGNMENT_HEADS)

@@ -1,0 +1,48 @@
+r"""Plain reconstruction of the input vector of an autoencoder.
+
+.. math:: L = \sum_i w_i (\hat v_i - v_i)^2 / \sum_i w_i
+"""
+
+from torch import Tensor
+
+from ..encoders.autoencoder import AutoEncoder
+from ..encoders.base import Encoder
+from ..errors import ConfigError
+from .base import EncoderObjective, Metrics
+
+__all__ = ["Autoencode"]
+
+
+class Autoencode(EncoderObjective):
+    """Mean squared error between the input vector of an `AutoEncoder` (statistics included) and its
+    reconstruction.
+
+    Arguments:
+        ivar_weighted: weight entries by the share of signal in their variance (see `Tokens`) instead of
+            equally.
+
+    Raises:
+        ConfigError: the encoder cannot reconstruct.
+    """
+
+    def __init__(self, ivar_weighted: bool = False) -> None:
+        super().__init__()
+        self.ivar_weighted = ivar_weighted
+
+    def n_uniforms(self, encoder: Encoder) -> int:
+        return 0
+
+    def forward(
+        self, encoder: Encoder, x: Tensor, ivar: Tensor | None, mask: Tensor | None, uniforms: Tensor
+    ) -> tuple[Tensor, Metrics]:
+        if not isinstance(encoder, AutoEncoder):
+            raise ConfigError(f"Autoencode needs an AutoEncoder, not a {type(encoder).__name__}.")
+        target, prediction, weight = encoder.reconstruct(x, ivar, mask)
+        if not self.ivar_weighted:
+            weight = (weight > 0).to(target.dtype)
+        loss = ((prediction - target).square() * weight).sum() / weight.sum().clamp_min(1e-12)
+        return loss, {"loss": loss.detach()}
+
+    @classmethod
+    def example(cls) -> tuple["Autoencode", AutoEncoder]:
+        return cls(), AutoEncoder.example()

@@ -1,0 +1,94 @@
+"""The two kinds of objective: of one encoder, and of the embeddings of several modalities.
+
+Axes: b batch, l pixels, k code, q uniform draws.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from ..bottlenecks.base import Bottleneck
+from ..encoders.base import Encoder
+
+__all__ = ["EncoderObjective", "Metrics", "PairObjective"]
+
+Metrics = dict[str, Tensor]
+
+
+class EncoderObjective(nn.Module, ABC):
+    """Base class of the objectives that pretrain one encoder."""
+
+    @abstractmethod
+    def n_uniforms(self, encoder: Encoder) -> int:
+        """Uniform draws that each object needs for one pass."""
+
+    @abstractmethod
+    def forward(
+        self, encoder: Encoder, x: Tensor, ivar: Tensor | None, mask: Tensor | None, uniforms: Tensor
+    ) -> tuple[Tensor, Metrics]:
+        """The loss of a batch.
+
+        Arguments:
+            encoder: the encoder in training.
+            x, ivar, mask: spectra, shape (b, l); ivar and mask (True = good) or None.
+            uniforms: draws in [0, 1), shape (b, q), from which all randomness about an object is made.
+
+        Returns:
+            The loss, a scalar, and detached scalars by name.
+        """
+
+    @classmethod
+    @abstractmethod
+    def example(cls) -> "tuple[EncoderObjective, Encoder]":
+        """A tiny instance and an encoder that it can train, with which the property tests run."""
+
+
+class PairObjective(nn.Module, ABC):
+    """Base class of the objectives on the embeddings of several modalities of the same objects."""
+
+    def bind(
+        self, pixels: Mapping[str, int], features: Mapping[str, int], bottleneck: Bottleneck | None = None
+    ) -> "PairObjective":
+        """Makes the parts whose sizes depend on the data; to be called once, before the optimiser is made.
+
+        Arguments:
+            pixels: modality -> pixels l of its spectra.
+            features: modality -> length k of its embedding.
+            bottleneck: what splits an embedding into shared and private parts; None shares all of it.
+
+        Returns:
+            Itself.
+        """
+        return self
+
+    @abstractmethod
+    def forward(
+        self, embeddings: Mapping[str, Tensor], batch: Mapping[str, Tensor]
+    ) -> tuple[Tensor, Metrics]:
+        """The loss of a batch.
+
+        Arguments:
+            embeddings: modality -> shape (b, k).
+            batch: `<m>` (b, l), and where known `<m>_ivar`, `<m>_mask` (True = good), `<m>_present` (b,),
+                `object` (b,).
+
+        Returns:
+            The loss, a scalar, and detached scalars by name.
+        """
+
+    @classmethod
+    @abstractmethod
+    def example(cls) -> "PairObjective":
+        """A tiny instance, bound to modalities lrs (11 pixels) and xp (7 pixels), embeddings of 6."""
+
+
+def present(batch: Mapping[str, Tensor], *modalities: str) -> Tensor | None:
+    """Objects (b,) that have all of these modalities, or None if the batch does not say (then all have)."""
+    flags = [batch[f"{m}_present"] for m in modalities if f"{m}_present" in batch]
+    if not flags:
+        return None
+    result = flags[0]
+    for flag in flags[1:]:
+        result = result & flag
+    return result
