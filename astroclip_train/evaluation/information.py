@@ -164,5 +164,6 @@ def embedding_diagnosis(z: Tensor) -> dict[str, float]:
 
 
 def pair_diagnosis(u: Tensor, v: Tensor) -> dict[str, float]:
-    """Alignment and modality gap of paired embeddings u and v, (b, k) each."""
-    return {"alignment": alignment(u, v), "modality_gap": modality_gap(u, v)}
+    """Alignment, mean uniformity and modality gap of paired embeddings u and v, (b, k) each."""
+    even = 0.5 * (uniformity(u) + uniformity(v))
+    return {"alignment": alignment(u, v), "uniformity": even, "modality_gap": modality_gap(u, v)}

@@ -127,7 +127,7 @@ def retrieval_metrics(
 def _pair_score(difference: list[Array], covariance: list[list[Array]]) -> Array:
     """Gaussian log density of differences, by an LDL' elimination written over whole arrays of pairs.
 
-    One batched library factorisation of millions of tiny matrices takes several times as long. The arguments are
+    Batched LAPACK calls for millions of tiny matrices take two to three times as long. The arguments are
     consumed: k differences (b, g), and the lower triangle [i][j], j <= i, of covariances (b, g).
     """
     score = np.zeros_like(difference[0])
@@ -159,8 +159,8 @@ def oracle_ranks(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     r"""Ranks that an observer reaches who measures every label at the Cramér–Rao bound in both surveys.
 
-    Estimates a_i and b_j are drawn around the true labels with covariances A_i and B_j; candidates are ranked
-    by the log density that both show one object: the Mahalanobis distance whitened by the bounds, and its norm.
+    Estimates a_i and b_j are drawn around the true labels with covariances A_i and B_j. Candidates are ranked
+    by the log density that both show one object (Mahalanobis distance whitened by the bounds, and its norm):
 
     .. math:: s_{ij} = -\tfrac12 (a_i-b_j)^T (A_i+B_j)^{-1} (a_i-b_j) - \tfrac12 \ln\det(A_i+B_j)
 
