@@ -109,7 +109,7 @@ class MaskedReconstruction(EncoderObjective):
         width = self.chunk_width if self.keep is None else round((1 - self.keep) * n / self.n_chunks)
         if not 0 < width <= strip:
             raise ConfigError(
-                f"masking {self.n_chunks} chunks of {width} tokens does not fit {n} tokens in strips of {strip}: "
+                f"{self.n_chunks} hidden chunks of {width} tokens do not fit {n} in strips of {strip}: "
                 "take fewer or narrower chunks."
             )
         first = torch.arange(self.n_chunks, device=uniforms.device) * n // self.n_chunks
