@@ -1,4 +1,4 @@
-"""Writes a store whole or not at all: rows of the modalities, then the samples that join them, labels, bounds."""
+"""Writes a store whole or not at all: rows of modalities, the samples that join them, labels, bounds."""
 
 import contextlib
 from collections.abc import Mapping, Sequence
@@ -211,6 +211,14 @@ class StoreWriter:
                     f"{self.path}: rows of {m} do not fit {self._n} samples and {available} rows."
                 )
             group[f"{m}_row"] = index
+
+    def set_positions(self, ra: np.ndarray, dec: np.ndarray) -> None:
+        """Right ascension and declination of every sample in degrees (ICRS), (N,) each, NaN where unknown."""
+        for name, values in (("ra", ra), ("dec", dec)):
+            values = np.asarray(values, dtype=np.float64)
+            if values.shape != (self._n,):
+                raise DataError(f"{self.path}: {name} has shape {values.shape}, expected ({self._n},).")
+            self._h5["sample"].create_dataset(name, data=values).attrs["unit"] = "deg"
 
     def set_label(self, name: str, values: np.ndarray, unit: str, source: str) -> None:
         """A label of every sample, (N,), NaN where missing."""
