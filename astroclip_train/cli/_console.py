@@ -1,0 +1,62 @@
+"""What the console commands share: errors as one sentence, exit codes, argument parsing that answers in our words."""
+
+import argparse
+import difflib
+import errno
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+from ..errors import AstroTrainError, ConfigError
+
+__all__ = ["INTERRUPTED", "Parser", "guard", "say"]
+
+INTERRUPTED = 130
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose mistakes are `ConfigError`s with the nearest option."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raises instead of printing a usage line and leaving."""
+        text = message[0].lower() + message[1:].rstrip(".")
+        raise ConfigError(f"{self.prog}: {text}: see {self.prog} --help.")
+
+    def reject_unknown(self, unknown: Sequence[str]) -> None:
+        """Raises for the first option that does not exist."""
+        for word in unknown:
+            options = [o for action in self._actions for o in action.option_strings]
+            near = difflib.get_close_matches(word.split("=")[0], options, n=1)
+            advice = f"did you mean {near[0]}?" if near else f"see {self.prog} --help."
+            raise ConfigError(f"{word} is not an option of {self.prog}: {advice}")
+
+
+def say(text: str) -> None:
+    """One line for the user on standard error."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def guard(program: str, work: Callable[..., int], *args: Any, interrupted: str = "start it again to go on.") -> int:
+    """Runs a command and turns what goes wrong into an exit code.
+
+    Returns:
+        The command's own code; 2 after a user's error, told in one sentence; 130 after Ctrl-C. Bugs pass through.
+    """
+    try:
+        return work(*args)
+    except AstroTrainError as error:
+        say(f"{program}: {error}")
+        return error.exit_code
+    except KeyboardInterrupt:
+        say(f"\n{program}: stopped by Ctrl-C; {interrupted}")
+        return INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader left, e.g. `| head`
+        return 0
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            raise
+        where = f" {error.filename}" if error.filename else ""
+        say(f"{program}: writing{where} failed ({error.strerror}): free space or choose another run.root, then start again.")
+        return 2

@@ -1,0 +1,123 @@
+"""`astro-train`: composes, validates and runs one experiment, or a sweep of them.
+
+Nothing heavy is imported here: `--help` and `--version` need neither Hydra nor torch.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from .. import __version__
+from ..errors import ConfigError
+from ._console import Parser, guard, say
+
+__all__ = ["main", "single"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command and returns its exit code: 0 done, 2 a user's error, 130 stopped by Ctrl-C."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    return guard("astro-train", _main, arguments, interrupted="the same command goes on from the newest checkpoint.")
+
+
+def parser() -> Parser:
+    """The command line."""
+    made = Parser(prog="astro-train", add_help=False, allow_abbrev=False)
+    made.add_argument("overrides", nargs="*")
+    made.add_argument("-h", "--help", action="store_true")
+    made.add_argument("--version", action="store_true")
+    made.add_argument("-c", "--cfg", choices=["job"])
+    made.add_argument("--resolve", action="store_true")
+    made.add_argument("-p", "--package")
+    made.add_argument("-m", "--multirun", action="store_true")
+    made.add_argument("-cd", "--config-dir", action="append", default=[], metavar="DIR")
+    made.add_argument("--allow-target", action="append", default=[], metavar="PKG")
+    return made
+
+
+def _main(argv: list[str]) -> int:
+    made = parser()
+    # a value such as lr=-1 is no option, and Hydra's ~key is none either
+    options, unknown = made.parse_known_intermixed_args(argv)
+    made.reject_unknown(unknown)
+    if options.help:
+        from .help import train_help
+
+        print(train_help(options.config_dir))
+        return 0
+    if options.version:
+        print(f"astro-train {__version__}")
+        return 0
+    if options.cfg:
+        return _show(options)
+    if options.multirun:
+        from .multirun import multirun
+
+        return multirun(options.overrides, options.config_dir, options.allow_target)
+    return single(options.overrides, options.config_dir, options.allow_target)
+
+
+def _show(options: argparse.Namespace) -> int:
+    """Prints the configuration that a command composes."""
+    from omegaconf import OmegaConf
+
+    from ..config.compose import compose
+    from ..config.messages import unknown_key
+
+    if options.multirun:
+        raise ConfigError("--cfg shows one configuration: leave out -m and give one value for each key.")
+    cfg = compose(options.overrides, options.config_dir, resolved=options.resolve)
+    node: Any = cfg
+    if options.package:
+        node = OmegaConf.select(cfg, options.package)
+        if node is None:
+            raise ConfigError(f"--package {unknown_key(options.package, cfg, {})}")
+    print(OmegaConf.to_yaml(node).rstrip() if OmegaConf.is_config(node) else node)
+    return 0
+
+
+def prepare(overrides: Sequence[str], config_dirs: Sequence[str], allowed: Sequence[str]) -> Any:
+    """Composes and validates one command and finds its run directory, before any data is opened."""
+    from ..config.compose import compose
+    from ..config.folder import conf_folder, groups
+    from ..config.targets import allow_target
+    from ..config.validate import validate, validate_structure
+    from ..training.run_dir import RunDir
+
+    for package in allowed:
+        allow_target(package)
+    cfg = compose(overrides, config_dirs)
+    if not cfg["stages"]:
+        known = groups([conf_folder(), *map(Path, config_dirs)]).get("experiment", [])
+        raise ConfigError(f"no experiment is named: begin with +experiment=NAME, one of {', '.join(known)}.")
+    validate_structure(cfg)
+    run_dir = RunDir(cfg, overrides, config_dirs)
+    if not run_dir.finished:
+        validate(cfg)
+    return run_dir
+
+
+def single(overrides: Sequence[str], config_dirs: Sequence[str] = (), allowed: Sequence[str] = ()) -> int:
+    """Runs one configuration to its end."""
+    run_dir = prepare(overrides, config_dirs, allowed)
+    if run_dir.finished and not run_dir.preflight:
+        report = run_dir.path / "report.html"
+        where = report if report.exists() else run_dir.path
+        say(f"{run_dir.path} is finished: run.fresh=true starts again beside it, run.extend=STEPS lengthens a stage.")
+        print(where)
+        return 0
+    if run_dir.preflight:
+        from ..stages.runner import preflight
+
+        with run_dir:
+            return preflight(run_dir.cfg, run_dir)
+    with run_dir:  # the lease is taken before the seconds that importing torch takes
+        from ..stages.runner import run
+
+        return run(run_dir.cfg, run_dir)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

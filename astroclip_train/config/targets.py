@@ -1,0 +1,179 @@
+"""Objects from configuration nodes: `{_target_: name, **arguments}` for names under allowed prefixes only."""
+
+import difflib
+import importlib
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from ..errors import AstroTrainError, ConfigError
+
+__all__ = ["allow_target", "allowed_prefixes", "arguments_of", "build", "check_arguments", "locate"]
+
+PREFIXES = (
+    "astroclip_train.",
+    "torch.optim.",
+    "torch.nn.",
+    "pytorch_lightning.callbacks.",
+    "pytorch_lightning.loggers.",
+    "pytorch_lightning.strategies.",
+)
+_extra: list[str] = []
+
+
+def allow_target(prefix: str) -> None:
+    """Allows `_target_` names under a package for this process; only code and the command line call this, never a file."""
+    _extra.append(prefix.rstrip(".") + ".")
+
+
+def allowed_prefixes() -> tuple[str, ...]:
+    """Prefixes that `_target_` may begin with: ours, torch's and Lightning's, installed plugins, `--allow-target`."""
+    return (*PREFIXES, *_plugins(), *_extra)
+
+
+def _plugins() -> list[str]:
+    from importlib.metadata import entry_points
+
+    return [entry.module.split(".")[0] + "." for entry in entry_points(group="astro_train.plugins")]
+
+
+def build(node: Any, **extra: Any) -> Any:
+    """Builds the object that a node describes, nested nodes first.
+
+    Arguments:
+        node: a mapping with `_target_` (plain or OmegaConf); values are arguments, lists and mappings are searched for
+            nested nodes. `_partial_: true` returns a function that waits for the rest.
+        extra: arguments supplied by the caller, e.g. `params` of an optimiser.
+
+    Raises:
+        ConfigError: a target that is not allowed or cannot be imported, or arguments that it does not take.
+    """
+    plain = OmegaConf.to_container(node, resolve=True) if isinstance(node, DictConfig | ListConfig) else node
+    if not isinstance(plain, Mapping) or "_target_" not in plain:
+        raise ConfigError(f"{plain!r} has no _target_: name the class to build.")
+    return _build(plain, "", extra)
+
+
+def _build(node: Mapping[str, Any], where: str, extra: Mapping[str, Any]) -> Any:
+    factory = locate(node["_target_"], where)
+    arguments = {k: _value(v, f"{where}.{k}".lstrip(".")) for k, v in node.items() if k not in ("_target_", "_partial_")}
+    arguments.update(extra)
+    check_arguments(factory, arguments, where or str(node["_target_"]), supplied=None)
+    if node.get("_partial_"):
+        return _Partial(factory, arguments)
+    try:
+        return factory(**arguments)
+    except AstroTrainError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{where or node['_target_']} cannot be built ({error}): correct its arguments.") from error
+
+
+class _Partial:
+    """A factory with some arguments already given."""
+
+    def __init__(self, factory: Callable[..., Any], arguments: Mapping[str, Any]) -> None:
+        self.factory, self.arguments = factory, dict(arguments)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.factory(*args, **{**self.arguments, **kwargs})
+
+
+def _value(value: Any, where: str) -> Any:
+    if isinstance(value, Mapping):
+        if "_target_" in value:
+            return _build(value, where, {})
+        return {k: _value(v, f"{where}.{k}") for k, v in value.items()}
+    if isinstance(value, list):
+        return [_value(v, f"{where}[{i}]") for i, v in enumerate(value)]
+    return value
+
+
+def locate(target: Any, where: str = "") -> Callable[..., Any]:
+    """The class or function of a dotted name under an allowed prefix.
+
+    Raises:
+        ConfigError: not allowed, not importable, or not there; with the nearest name.
+    """
+    name = f"{where}._target_".lstrip(".")
+    if not isinstance(target, str) or "." not in target:
+        raise ConfigError(f"{name}={target!r} is not a dotted name: write package.module.Class.")
+    if not target.startswith(allowed_prefixes()):
+        package = target.split(".")[0]
+        raise ConfigError(
+            f"{name}={target} is not allowed: only {', '.join(p.rstrip('.') for p in allowed_prefixes())} are; "
+            f"if you trust it, add --allow-target {package}."
+        )
+    module_name, _, attribute = target.rpartition(".")
+    module = _module(module_name, target, name)
+    if attribute.startswith("_"):
+        raise ConfigError(f"{name}={target} is private: name a public class.")
+    try:
+        found = getattr(module, attribute)
+    except AttributeError as error:
+        names = [n for n in {*dir(module), *getattr(module, "__all__", ())} if not n.startswith("_")]
+        near = difflib.get_close_matches(attribute, names, n=1)
+        advice = f"did you mean {module_name}.{near[0]}?" if near else f"look at what {module_name} offers."
+        raise ConfigError(f"{name}={target} does not exist: {advice}") from error
+    if not callable(found) or inspect.ismodule(found):
+        raise ConfigError(f"{name}={target} cannot be called: name a class or function.")
+    return found
+
+
+def _module(module_name: str, target: str, name: str) -> Any:
+    try:
+        return importlib.import_module(module_name)
+    except ImportError as error:
+        parent, _, leaf = module_name.rpartition(".")
+        if parent:  # a class inside a class, or a wrong module
+            try:
+                holder = getattr(_module(parent, target, name), leaf)
+                if inspect.isclass(holder):
+                    return holder
+            except (AttributeError, ConfigError):
+                pass
+        raise ConfigError(f"{name}={target} cannot be imported ({error}): correct the name or install it.") from error
+
+
+def arguments_of(factory: Callable[..., Any]) -> tuple[dict[str, inspect.Parameter], bool]:
+    """The named parameters of a class or function and whether it takes any others besides."""
+    parameters = inspect.signature(factory).parameters
+    named = {
+        n: p
+        for n, p in parameters.items()
+        if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and n not in ("self", "cls")
+    }
+    return named, any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+
+
+def check_arguments(
+    factory: Callable[..., Any], given: Mapping[str, Any], where: str, *, supplied: Sequence[str] | None
+) -> None:
+    """Checks that arguments bind.
+
+    Arguments:
+        factory: what will be called.
+        given: the node's arguments.
+        where: the node's key, for the message.
+        supplied: names that the program adds later; None when everything is in `given`.
+
+    Raises:
+        ConfigError: an unknown argument, with the nearest valid one, or a missing one.
+    """
+    try:
+        named, open_ended = arguments_of(factory)
+    except (TypeError, ValueError):  # compiled functions have no signature
+        return
+    label = getattr(factory, "__name__", str(factory))
+    for name in given:
+        if name not in named and not open_ended:
+            near = difflib.get_close_matches(str(name), list(named), n=1)
+            advice = f"did you mean {where}.{near[0]}?" if near else f"it takes {', '.join(sorted(named))}."
+            raise ConfigError(f"{where}.{name} is not an argument of {label}: {advice}")
+    if supplied is not None and not set(supplied) <= set(named) | set(given) and not open_ended:
+        supplied = [s for s in supplied if s in named]
+    needed = [n for n, p in named.items() if p.default is p.empty and n not in given and n not in (supplied or ())]
+    if needed:
+        raise ConfigError(f"{where} has no {needed[0]}, which {label} needs: set {where}.{needed[0]}.")

@@ -1,0 +1,76 @@
+"""What a run directory says about where it was made: versions, machine, git state, and the content of its stores."""
+
+import os
+import platform
+import socket
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from .. import __version__
+from ..config.keys import CONTENT, classify, flat
+
+__all__ = ["content_hashes", "environment", "git_state"]
+
+PACKAGES = ("torch", "pytorch-lightning", "hydra-core", "omegaconf", "numpy", "scipy", "h5py", "astropy", "zuko")
+VARIABLES = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "CUDA_VISIBLE_DEVICES", "SLURM_JOB_ID", "SLURM_RESTART_COUNT")
+
+
+def environment() -> dict[str, Any]:
+    """Versions, machine and git state, as plain data."""
+    return {
+        "astro_train": __version__,
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "host": socket.gethostname(),
+        "cpus": os.cpu_count(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "variables": {name: os.environ[name] for name in VARIABLES if name in os.environ},
+        "git": git_state(Path(__file__).resolve().parents[2]),
+        "command": sys.argv,
+    }
+
+
+def git_state(folder: Path) -> dict[str, Any] | None:
+    """Commit and whether the checkout differs from it; None where the package is not a checkout."""
+    if not (folder / ".git").exists():
+        return None
+    try:
+        commit = _git(folder, "rev-parse", "HEAD")
+        return {"commit": commit, "dirty": bool(_git(folder, "status", "--porcelain", "--untracked-files=no"))}
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def content_hashes(cfg: DictConfig) -> dict[str, str | None]:
+    """The content hash of every store that the configuration names by path, None where it cannot be read yet."""
+    paths = {k: v for k, v in flat(cfg).items() if isinstance(v, str) and classify(k) == CONTENT}
+    return {key: _content_hash(Path(path)) for key, path in paths.items() if path.endswith((".h5", ".hdf5"))}
+
+
+def _content_hash(path: Path) -> str | None:
+    if not path.is_file():
+        return None
+    import h5py
+
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            return str(file.attrs["content_hash"])
+    except (OSError, KeyError):
+        return None
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=10, check=True)
+    return done.stdout.strip()

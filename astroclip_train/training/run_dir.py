@@ -1,0 +1,284 @@
+"""The directory of one run: its name, its generation, who may write in it, and what it says about itself."""
+
+import os
+import re
+import tempfile
+import time
+import uuid
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from ..config.compose import compose, normalise
+from ..config.fingerprint import fingerprint
+from ..config.keys import command_identity, differences, flat, identity
+from ..errors import AstroTrainError, ConfigError, RunError
+from ..files import read_json, write_json, write_text
+from .environment import content_hashes, environment
+from .lease import Lease
+from .metrics_log import MetricsLog
+
+__all__ = ["RunDir", "default_name", "launch_id"]
+
+FORMAT = 1
+DONE = ("done.json", "reused.json")  # either says that a stage is finished
+BASE_KEYS = ("experiment", "scale", "dataset", "run.seed")  # what the default name spells out
+
+
+def launch_id() -> str:
+    """What one launch is: a SLURM job keeps its number when it is requeued; by hand every command is a new launch."""
+    job = os.environ.get("SLURM_JOB_ID")
+    return os.environ.get("ASTRO_TRAIN_LAUNCH") or (f"slurm-{job}" if job else uuid.uuid4().hex)
+
+
+def default_name(cfg: DictConfig, overrides: Sequence[str], config_dirs: Sequence[str | Path] = ()) -> str:
+    """`<scale>-<dataset>-s<seed>`, with a short hash of all further changes of identity: a function of the command."""
+    choices = cfg.get("choices") or {}
+    words = [cfg.get("scale") or choices.get("scale"), choices.get("dataset"), f"s{cfg['run']['seed']}"]
+    name = "-".join(re.sub(r"[^\w.]+", "_", str(w)) for w in words if w)
+    base = [o for o in map(normalise, overrides) if o.split("=")[0].lstrip("+~") in BASE_KEYS]
+    plain = compose(base, config_dirs, resolved=False)
+    further = differences(_resolved_identity(plain), command_identity(cfg))
+    changed = {key: there_here[1] for key, there_here in further.items()}
+    return f"{name}-{fingerprint(changed)[:7]}" if changed else name
+
+
+def _resolved_identity(cfg: DictConfig) -> dict[str, Any]:
+    """Identity keys of a configuration that may lack mandatory values."""
+    for key, value in flat(cfg).items():
+        if value == "???" or (isinstance(value, str) and value.startswith("${") and _unresolvable(cfg, key)):
+            OmegaConf.update(cfg, key, None, force_add=True)
+    OmegaConf.resolve(cfg)
+    return command_identity(cfg)
+
+
+def _unresolvable(cfg: DictConfig, key: str) -> bool:
+    try:
+        OmegaConf.select(cfg, key, throw_on_missing=True)
+    except Exception:
+        return True
+    return False
+
+
+class RunDir:
+    """The directory `run.root/<experiment>/<name>`, or `<name>.g002` for a second generation.
+
+    Making the object reads only; `open` takes the lease and writes.
+
+    Arguments:
+        cfg: the composed, resolved and validated configuration.
+        overrides: the command's overrides.
+        config_dirs: folders searched beside the packaged one.
+        launch: see `launch_id`.
+
+    Attributes:
+        path: the folder.
+        experiment, name, generation: what makes its path.
+        cfg: the configuration with extended schedules.
+        record: the content of run.json, empty for a new run.
+        extension: stage -> steps, as lengthened by `run.extend`.
+
+    Raises:
+        RunError: a run of that name has another identity.
+        ConfigError: `run.name` or `run.extend` cannot be used.
+    """
+
+    def __init__(
+        self,
+        cfg: DictConfig,
+        overrides: Sequence[str] = (),
+        config_dirs: Sequence[str | Path] = (),
+        *,
+        launch: str | None = None,
+    ) -> None:
+        self.overrides = [normalise(o) for o in overrides]
+        self.launch = launch or launch_id()
+        self.experiment = str(cfg.get("experiment") or "run")
+        by_hand = cfg["run"]["name"]
+        self.name = _checked(str(by_hand)) if by_hand is not None else default_name(cfg, overrides, config_dirs)
+        self.root = Path(cfg["run"]["root"])
+        self.fresh = bool(cfg["run"]["fresh"])
+        self.preflight = bool(cfg["run"]["preflight"])
+        self.identity = {**flat(identity(cfg)), **{f"content of {k}": v for k, v in content_hashes(cfg).items() if v}}
+        self.generation = self._generation()
+        self.home = self._path(self.generation)
+        self.record: dict[str, Any] = self._read(self.generation)
+        self._temporary = tempfile.TemporaryDirectory(prefix="astro-train-") if self.preflight else None
+        self.path = Path(self._temporary.name) if self._temporary else self.home
+        self._check_identity()
+        self.extension = self._extensions(cfg)
+        self.cfg = self._extended(cfg)
+        self.lease = Lease(self.path / "lease.json")
+
+    # -- where ------------------------------------------------------------------------------------------------------
+
+    def _path(self, generation: int) -> Path:
+        suffix = f".g{generation:03d}" if generation > 1 else ""
+        return self.root / self.experiment / f"{self.name}{suffix}"
+
+    def _read(self, generation: int) -> dict[str, Any]:
+        file = self._path(generation) / "run.json"
+        return read_json(file) if file.exists() else {}
+
+    def _generation(self) -> int:
+        newest = 1
+        while (self._path(newest + 1) / "run.json").exists():
+            newest += 1
+        record = self._read(newest)
+        started_by_this = record.get("launch") == self.launch and newest > 1
+        return newest + 1 if self.fresh and record and not started_by_this else newest
+
+    def stage_dir(self, stage: str) -> Path:
+        """The folder of a stage; a preflight finds there what the run has finished and it does not repeat."""
+        chosen = self.cfg["run"]["stages"]
+        if self.preflight and chosen is not None and stage not in chosen:
+            return self.home / "stages" / stage
+        return self.path / "stages" / stage
+
+    @cached_property
+    def metrics(self) -> MetricsLog:
+        """The run's metrics.csv."""
+        return MetricsLog(self.path / "metrics.csv")
+
+    # -- what it is -------------------------------------------------------------------------------------------------
+
+    @property
+    def status(self) -> str | None:
+        """running, interrupted, failed, incomplete, finished; None for a new run."""
+        return self.record.get("status")
+
+    @property
+    def finished(self) -> bool:
+        """Whether all its stages are done, and no more steps were asked for."""
+        return self.status == "finished" and self.record.get("extension", {}) == self.extension
+
+    def _check_identity(self) -> None:
+        if not self.record:
+            return
+        there = self.record["identity"]
+        contents = {k for k in there if k.startswith("content of ")} & set(self.identity)
+        here = {k: v for k, v in self.identity.items() if not k.startswith("content of ") or k in contents}
+        there = {k: v for k, v in there.items() if not k.startswith("content of ") or k in contents}
+        changed = differences(there, here)
+        if changed:
+            listed = ", ".join(f"{k}: {_short(a)} there, {_short(b)} here" for k, (a, b) in list(changed.items())[:6])
+            more = f" and {len(changed) - 6} more" if len(changed) > 6 else ""
+            following = f"g{self.generation + 1:03d}"
+            raise RunError(
+                f"{self.home} was made with other settings ({listed}{more}): "
+                f"choose another run.name, or add run.fresh=true to start {following} beside it."
+            )
+
+    def _extensions(self, cfg: DictConfig) -> dict[str, int]:
+        booked = {k: int(v) for k, v in self.record.get("extension", {}).items()}
+        steps = cfg["run"]["extend"]
+        if steps is None:
+            return booked
+        trained = [s for s, node in cfg["stages"].items() if "max_steps" in (node.get("trainer") or {})]
+        chosen = list(cfg["run"]["stages"] or trained)
+        if len(chosen) != 1 or chosen[0] not in trained:
+            raise ConfigError(
+                f"run.extend={steps} needs one stage whose schedule it lengthens: add run.stages=[STAGE], "
+                f"one of {', '.join(trained)}."
+            )
+        planned = int(cfg["stages"][chosen[0]]["trainer"]["max_steps"])
+        if int(steps) < planned or int(steps) < booked.get(chosen[0], 0):
+            longest = max(planned, booked.get(chosen[0], 0))
+            raise ConfigError(
+                f"run.extend={steps} is shorter than the {longest} steps of stage {chosen[0]}: "
+                "give the new total number of steps."
+            )
+        return {**booked, chosen[0]: int(steps)}
+
+    def _extended(self, cfg: DictConfig) -> DictConfig:
+        if not self.extension:
+            return cfg
+        longer = cfg.copy()
+        for stage, steps in self.extension.items():
+            if stage in longer["stages"]:
+                longer["stages"][stage]["trainer"]["max_steps"] = steps
+        return longer
+
+    # -- writing ----------------------------------------------------------------------------------------------------
+
+    def open(self) -> "RunDir":
+        """Takes the lease and writes config.yaml, overrides.txt, environment.json and run.json.
+
+        Raises:
+            RunError: a live process writes there.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        self.lease.acquire()
+        try:
+            write_text(self.path / "config.yaml", OmegaConf.to_yaml(self.cfg))
+            write_text(self.path / "overrides.txt", "".join(f"{o}\n" for o in self.overrides))
+            write_json(self.path / "environment.json", environment())
+            self.record = {
+                "format": FORMAT,
+                "experiment": self.experiment,
+                "name": self.name,
+                "generation": self.generation,
+                "launch": self.record.get("launch", self.launch),
+                "created": self.record.get("created", _now()),
+                "identity": self.identity,
+                "extension": self.extension,
+                "launches": [*self.record.get("launches", []), {"id": self.launch, "time": _now(), "pid": os.getpid()}],
+            }
+            self.mark("running")
+        except BaseException:
+            self.lease.release()
+            raise
+        return self
+
+    def mark(self, status: str) -> None:
+        """Writes a new status into run.json."""
+        self.record = {**self.record, "status": status, "changed": _now()}
+        write_json(self.path / "run.json", self.record)
+
+    def finish(self) -> None:
+        """Marks the run finished if every stage is, else incomplete."""
+        done = all(any((self.path / "stages" / s / f).exists() for f in DONE) for s in self.cfg["stages"])
+        self.mark("finished" if done else "incomplete")
+
+    def close(self, status: str | None = None) -> None:
+        """Writes the status if one is given and gives the lease back; a preflight's folder is removed."""
+        try:
+            if status is not None and self.lease.held and not self.lease.lost:
+                self.mark(status)
+        finally:
+            self.lease.release()
+            if self._temporary is not None:
+                self._temporary.cleanup()
+
+    def __enter__(self) -> "RunDir":
+        return self.open()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        if kind is None:
+            self.close()  # the runner has marked it
+        elif issubclass(kind, KeyboardInterrupt | SystemExit):
+            self.close("interrupted")
+        else:
+            self.record["error"] = str(error) if isinstance(error, AstroTrainError) else f"{kind.__name__}: {error}"
+            self.close("failed")
+
+
+def _checked(name: str) -> str:
+    if not re.fullmatch(r"[\w][\w.+=@-]*", name):
+        raise ConfigError(f"run.name={name} is not usable as a folder name: use letters, digits and . _ - + = @.")
+    if re.search(r"\.g\d{3}$", name):
+        raise ConfigError(f"run.name={name} ends like a generation: leave out the ending, run.fresh=true makes one.")
+    return name
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 40 else text[:37] + "..."
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z")
+
