@@ -96,7 +96,7 @@ class Keeper(pl.Callback):
     ) -> None:
         """Books a micro-batch, and at the end of an optimiser step does what its number asks for."""
         s = self.job.settings
-        self.throughput.lap("compute")
+        self.throughput.step_seconds = self.throughput.lap("compute")
         self.throughput.samples += len(batch["index"])
         if (batch_idx + 1) % s.accumulate:
             return

@@ -75,6 +75,7 @@ class Throughput:
         wait: seconds between steps spent waiting for a batch.
         other: seconds in validation, probes and checkpoints.
         samples: samples trained on.
+        step_seconds: compute of the last micro-batch, free of the first one's warm-up.
         flops_per_sample: model FLOPs, forward and backward.
     """
 
@@ -86,6 +87,7 @@ class Throughput:
     other: float = 0.0
     samples: int = 0
     steps: int = 0
+    step_seconds: float = 0.0
     _mark: float = field(default_factory=time.perf_counter)
 
     def lap(self, kind: str) -> float:
@@ -114,6 +116,7 @@ class Throughput:
             "data_wait": self.wait / busy,
             "mfu": self.samples * self.flops_per_sample / busy / peak,
             "peak_memory_gb": peak_memory_gb(self.device),
+            "step_seconds": self.step_seconds,
         }
 
     def state_dict(self) -> dict[str, float]:

@@ -1,0 +1,195 @@
+"""Alignment of two modalities of the same objects: contrastive, decoders, or both."""
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..config.fingerprint import fingerprint
+from ..errors import ConfigError
+from ..training.cache import FeatureCache, build_cache
+from ..training.probes import EmbeddingProbe, PairProbe
+from .artefacts import write_retrieval, write_spectra, write_translation
+from .base import Stage, sized
+from .systems import AlignSystem
+
+__all__ = ["AlignStage", "load_aligned", "token_cache"]
+
+REFERENCE_OBJECTS = 8192
+
+
+class AlignStage(Stage):
+    """Trains alignment heads, and decoders where the variant has them, on encoders of earlier stages."""
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Both modalities, in the order of `encoders`."""
+        return tuple(self.config["encoders"])
+
+    def inputs(self) -> list[Any]:
+        """The stages that trained the encoders."""
+        return list(self.config["encoders"].values())
+
+    def train(self) -> dict[str, Any]:
+        """Caches frozen features, then fits heads and objective."""
+        source = self.source
+        encoders, architecture = {}, {}
+        for modality, node in self.config["encoders"].items():
+            encoder, plan, metadata = self.context.part(node, "encoder")
+            check_grid(metadata, source, modality, node)
+            encoders[modality], architecture[f"encoders.{modality}"] = encoder, plan
+        caches = self._caches(encoders) if self.config["frozen"] and self.config.get("cache", True) else {}
+        heads = {}
+        for modality, node in self.config["heads"].items():
+            full = sized(node, encoders[modality])
+            heads[modality] = self.context.build(self.name, f"heads.{modality}", full)
+            architecture[f"heads.{modality}"] = full
+        objective = self._objective(heads, architecture)
+        system = AlignSystem(
+            encoders, heads, objective,
+            frozen=self.config["frozen"], layer_decay=self.config.get("layer_decay"), caches=caches,
+        )  # fmt: skip
+        settings = self.settings()
+        result = self.fit(
+            self.name, system, settings, self.folder, self.config,
+            fingerprint=self.fingerprint(),
+            architecture=architecture,
+            metadata={**self.context.metadata(source), "modality": list(self.modalities)},
+            **self.loaders(source, settings, self.split("train"), self.split("validation")),
+            **self._probes(),
+        )  # fmt: skip
+        return self.record(result, self.folder)
+
+    def _objective(self, heads: dict[str, Any], architecture: dict[str, Any]) -> Any:
+        full = {
+            "_target_": "astroclip_train.objectives.bound.bound",
+            "objective": self.config["objective"],
+            "pixels": {m: self.source.infos[m].grid.n for m in self.modalities},
+            "features": {m: h.features for m, h in heads.items()},
+        }
+        if self.config.get("bottleneck"):
+            full["bottleneck"] = self.config["bottleneck"]
+        architecture["objective"] = full
+        objective = self.context.build(self.name, "objective", full)
+        if hasattr(objective, "set_reference"):
+            few = self.split("train")[:REFERENCE_OBJECTS]
+            for modality in self.modalities:
+                arrays = self.source.arrays(modality, few)
+                objective.set_reference(modality, *gaussian(arrays["flux"], arrays.get("mask")))
+        return objective
+
+    def _caches(self, encoders: dict[str, Any]) -> dict[str, FeatureCache]:
+        return {m: token_cache(self, m, encoders[m], self.config["encoders"][m]) for m in encoders}
+
+    def _probes(self) -> dict[str, Any]:
+        node = self.config.get("probe") or {}
+        if not node.get("every_steps"):
+            return {}
+        source = self.source
+        batches = {
+            split: list(source.loader(self.split(split)[: node["n"]], 256, seed=0, shuffle=False))
+            for split in ("train", "validation")
+        }
+        pair = self.modalities[:2]
+        probes: list[Any] = [PairProbe(lambda s, m, b: s.embed(m, b), batches["validation"], pair)]
+        if source.label_names:
+            hint = "raise objective.temperature or the batch size"
+            for modality in pair:
+                probes.append(
+                    EmbeddingProbe(
+                        lambda s, b, m=modality: s.embed(m, b), batches["train"], batches["validation"],
+                        source.label_names, hint, prefix=f"probe_{modality}",
+                    )
+                )  # fmt: skip
+        return {"probes": probes, "probe_every": int(node["every_steps"])}
+
+    def evaluate(self) -> None:
+        """Retrieval both ways among test objects, and translated spectra where there are decoders."""
+        system = load_aligned(self.context, {"from": self.name, "which": "best"}, self.context.device)
+        gallery = self.split("test")[: self.context.config["evaluation"]["retrieval_gallery"]]
+        embeddings = {m: embed_samples(self, system, m, gallery) for m in self.modalities}
+        shared = {m: shared_part(system.objective, z) for m, z in embeddings.items()}
+        a, b = self.modalities[:2]
+        for query, other in ((a, b), (b, a)):
+            write_retrieval(self.context.path, self.source, gallery, query, other, shared[query], shared[other])
+            if hasattr(system.objective, "translate") and system.objective.can_translate(query, other):
+                with torch.no_grad():
+                    predicted = system.objective.translate(embeddings[query].to(self.context.device), query, other)
+                write_translation(self.context.path, self.source, gallery, query, other, predicted.cpu())
+        for modality in (a, b):
+            write_spectra(self.context.path, self.source, gallery, modality)
+
+
+def gaussian(flux: np.ndarray, mask: np.ndarray | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean (l,) and full covariance (l, l) of training spectra, bad pixels at the mean, in float64."""
+    x = torch.as_tensor(flux, dtype=torch.float64)
+    if mask is not None:
+        good = torch.as_tensor(mask)
+        mean = (x * good).sum(0) / good.sum(0).clamp(min=1)
+        x = torch.where(good, x, mean)
+    return x.mean(0), torch.cov(x.T)
+
+
+def check_grid(metadata: dict[str, Any], source: Any, modality: str, node: Any) -> None:
+    """Refuses an encoder that was trained on another grid, normalisation or frame than the data has.
+
+    Raises:
+        ConfigError: they differ.
+    """
+    trained = metadata["modalities"].get(modality)
+    mine = source.infos[modality].to_attributes()
+    if trained is None:
+        known = ", ".join(metadata["modalities"])
+        raise ConfigError(f"the encoder named by {node} was trained on {known}, not on {modality}.")
+    for key in ("grid", "medium", "normalisation"):
+        if trained[key] != mine[key]:
+            raise ConfigError(
+                f"{modality}: the encoder named by {node} was trained with {key} {trained[key]} but the data has "
+                f"{mine[key]}: convert the data alike, or train the encoder on it."
+            )
+
+
+def token_cache(stage: Stage, modality: str, encoder: Any, node: Any) -> FeatureCache:
+    """Features of all splits of a stage's data by a frozen encoder."""
+    source, context = stage.source, stage.context
+    wanted = np.concatenate([stage.split(s) for s in ("train", "validation", "test")])
+    key = fingerprint([stage._input_fingerprint(node), modality, source.content_hash, context.limit, wanted.tolist()])
+    return build_cache(
+        lambda samples: stage.encode(encoder, source, modality, samples),
+        np.sort(wanted),
+        (source.total, encoder.n_tokens, encoder.width),
+        context.feature_root,
+        key[:24],
+        fingerprint(str(context.path.resolve()))[:8],
+        f"{modality} encoder",
+    )
+
+
+def load_aligned(context: Any, node: Any, device: torch.device) -> AlignSystem:
+    """The aligned system of a checkpoint, in eval mode, without caches."""
+    from ..config.targets import build
+
+    checkpoint = context.reference(node)
+    plans, states = checkpoint["architecture"], checkpoint["modules"]
+    modules = {name: build(plan) for name, plan in plans.items()}
+    for name, module in modules.items():
+        module.load_state_dict(states[name])
+    pick = lambda kind: {n.split(".", 1)[1]: m for n, m in modules.items() if n.startswith(kind + ".")}  # noqa: E731
+    return AlignSystem(pick("encoders"), pick("heads"), modules["objective"], frozen=True).to(device).eval()
+
+
+@torch.no_grad()
+def embed_samples(stage: Stage, system: AlignSystem, modality: str, samples: np.ndarray) -> torch.Tensor:
+    """Aligned embeddings (b, k) of samples on the CPU."""
+    device, chunks = stage.context.device, []
+    for start in range(0, len(samples), 256):
+        few = samples[start : start + 256]
+        tokens = stage.encode(system.encoders[modality], stage.source, modality, few)
+        chunks.append(system.heads[modality](tokens.to(torch.bfloat16).float().to(device)).float().cpu())
+    return torch.cat(chunks)
+
+
+def shared_part(objective: Any, z: torch.Tensor) -> torch.Tensor:
+    """The part of an embedding that both modalities share: all of it without a bottleneck."""
+    bottleneck = getattr(objective, "bottleneck", None)
+    return bottleneck.shared(z) if bottleneck is not None else z

@@ -1,0 +1,138 @@
+"""Raw test arrays of a run, one file each, from which metrics and report are made."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..evaluation.retrieval import cross_retrieval
+from ..files import atomic_write
+
+__all__ = ["write_crb", "write_embedding", "write_predictions", "write_retrieval", "write_spectra", "write_translation"]
+
+QUANTILES = (0.025, 0.16, 0.5, 0.84, 0.975)
+SPECTRA = 400
+
+
+def _save(path: Path, **arrays: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path) as temporary, open(temporary, "wb") as handle:
+        np.savez_compressed(handle, **{k: v for k, v in arrays.items() if v is not None})
+
+
+def _numpy(value: Tensor) -> np.ndarray:
+    return value.detach().float().cpu().numpy()
+
+
+def input_modalities(name: str) -> list[str]:
+    """The modalities that an input uses, in order."""
+    return list(dict.fromkeys(piece.split(".")[0] for piece in name.split("+")))
+
+
+def _bounds(source: Any, samples: np.ndarray, modalities: list[str]) -> np.ndarray | None:
+    """Cramér–Rao bounds (n, k) of the labels for what the input has seen; None where the data has none."""
+    return source.bounds(modalities[0] if len(modalities) == 1 else "joint", samples)
+
+
+def _snr(source: Any, samples: np.ndarray, modalities: list[str]) -> np.ndarray:
+    """The S/N that the cut at 50 uses: that of the first modality which has one, LAMOST before Gaia."""
+    for modality in ("lrs", *modalities, *source.modalities):
+        if modality in source.modalities and np.isfinite(source.snr(modality, samples)).any():
+            return source.snr(modality, samples)
+    return np.full(len(samples), np.nan)
+
+
+def _object_ids(source: Any, samples: np.ndarray) -> np.ndarray:
+    return np.array([found.object_id for found in source.lookup(samples)], dtype=str)
+
+
+@torch.no_grad()
+def write_predictions(
+    run: Path, source: Any, system: Any, samples: np.ndarray, task: str, name: str, n_samples: int, seed: int
+) -> None:
+    """Predicts all labels in one pass over the features and writes predictions/<task>__<input>.npz."""
+    device = next((p.device for p in system.parameters()), torch.device("cpu"))
+    generator = torch.Generator(device=device).manual_seed(seed)
+    means, stds, quantiles, pits, densities = [], [], [], [], []
+    for batch in source.loader(samples, 256, seed=0, shuffle=False):
+        moved = {k: v.to(device) for k, v in batch.items()}
+        features, labels = system.features(moved), moved["labels"]
+        answer = system.head.predict(features, n_samples=n_samples, generator=generator)
+        means.append(_numpy(answer.mean))
+        if answer.std is not None:
+            stds.append(_numpy(answer.std))
+        if answer.samples is not None:
+            levels = torch.tensor(QUANTILES, dtype=answer.samples.dtype, device=device)
+            quantiles.append(_numpy(answer.samples.quantile(levels, dim=1).permute(1, 2, 0)))
+            below = (answer.samples < labels[:, None, :]).float().mean(1)
+            pits.append(_numpy(torch.where(torch.isfinite(labels), below, torch.nan)))
+            densities.append(_numpy(system.head.log_prob(features, labels)))
+    modalities = input_modalities(name)
+    joined = lambda rows: np.concatenate(rows) if rows else None  # noqa: E731
+    _save(
+        run / "predictions" / f"{task}__{name}.npz",
+        labels=np.array(source.label_names), label_units=np.array([source.label_units[n] for n in source.label_names]),
+        truth=source.labels(samples), mean=joined(means), std=joined(stds), samples_q=joined(quantiles),
+        pit=joined(pits), log_prob=joined(densities), snr=_snr(source, samples, modalities),
+        crb=_bounds(source, samples, modalities), object_id=_object_ids(source, samples), sample=samples,
+    )  # fmt: skip
+
+
+def write_crb(run: Path, source: Any, samples: np.ndarray) -> None:
+    """Bounds of each modality and of both together: crb/<modality>.npz."""
+    for name in (*source.modalities, "joint"):
+        sigma = source.bounds(name, samples)
+        if sigma is not None:
+            snr = _snr(source, samples, [name] if name in source.modalities else [])
+            _save(run / "crb" / f"{name}.npz", labels=np.array(source.label_names), sigma=sigma, snr=snr)
+
+
+def write_retrieval(
+    run: Path, source: Any, samples: np.ndarray, query: str, gallery: str, queries: Tensor, candidates: Tensor
+) -> None:
+    """Ranks of the true partner by cosine similarity, with the oracle's where the data knows its bounds."""
+    result = cross_retrieval(queries, candidates, source.object_hash[samples], source.object_hash[samples])
+    oracle = source.oracle_ranks(samples, query, gallery)
+    _save(
+        run / "retrieval" / f"{query}_to_{gallery}.npz",
+        query_sample=samples, gallery_sample=samples, target=np.arange(len(samples)), rank=result["rank"],
+        top=result["top"], similarity_top=result["similarity_top"], oracle_rank=oracle,
+        object_id=_object_ids(source, samples),
+    )  # fmt: skip
+
+
+def write_translation(run: Path, source: Any, samples: np.ndarray, origin: str, target: str, predicted: Tensor) -> None:
+    """Spectra of `target` predicted from `origin`, beside the observed ones."""
+    arrays = source.arrays(target, samples)
+    info = source.infos[target]
+    _save(
+        run / "translation" / f"{origin}_to_{target}.npz",
+        wave=info.grid.wave(), wave_unit=info.grid.unit, unit=info.unit, truth=arrays["flux"], prediction=_numpy(predicted),
+        ivar=arrays.get("ivar"), mask=arrays.get("mask"), sample=samples,
+    )  # fmt: skip
+
+
+def write_spectra(run: Path, source: Any, samples: np.ndarray, modality: str) -> None:
+    """Test spectra for overplotting retrieved ones."""
+    few = samples[:SPECTRA] if len(samples) > 5 * SPECTRA else samples
+    info = source.infos[modality]
+    flux = source.arrays(modality, few)["flux"].astype(np.float32)
+    _save(run / "spectra" / f"{modality}.npz", wave=info.grid.wave(), flux=flux, sample=few, wave_unit=info.grid.unit)
+
+
+def write_embedding(run: Path, source: Any, samples: np.ndarray, name: str, rows: Tensor) -> None:
+    """Two dimensions of an embedding: PCA, then t-SNE of the first 30 components."""
+    from sklearn.decomposition import PCA
+    from sklearn.manifold import TSNE
+
+    x = _numpy(rows)
+    x = (x - x.mean(0)) / (x.std(0) + 1e-6)
+    parts = min(30, *x.shape)
+    x = PCA(parts, random_state=0).fit_transform(x)
+    method = "t-SNE of 30 principal components" if len(x) >= 200 else "principal components"
+    xy = TSNE(perplexity=30, init="pca", max_iter=500, random_state=0).fit_transform(x) if len(x) >= 200 else x[:, :2]
+    truth = source.labels(samples)
+    labels = {f"label_{n}": truth[:, i] for i, n in enumerate(source.label_names)}
+    _save(run / "embedding" / f"{name}.npz", xy=xy.astype(np.float32), method=method, sample=samples, **labels)

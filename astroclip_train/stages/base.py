@@ -1,0 +1,203 @@
+"""What every stage does alike: fingerprint, reuse within and across runs, the fit and its record."""
+
+import hashlib
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..config.fingerprint import fingerprint
+from ..config.keys import stage_identity
+from ..config.targets import build
+from ..data.source import DataSource
+from ..files import read_json, write_json
+from ..training.fit import FitJob, FitResult, FitSettings, fit
+from ..training.progress import say
+from .context import RunContext
+from .module import System
+
+__all__ = ["Stage", "sized"]
+
+log = logging.getLogger(__name__)
+
+
+class Stage:
+    """One named step of a run.
+
+    Subclasses define `modalities`, `inputs` and `train`; `evaluate` where they leave test artefacts.
+
+    Arguments:
+        context: what the run's stages share.
+        name: its key under `stages`.
+    """
+
+    def __init__(self, context: RunContext, name: str) -> None:
+        self.context, self.name = context, name
+        self.config: dict[str, Any] = context.config["stages"][name]
+        self.folder = Path(context.run_dir.stage_dir(name))
+
+    # -- what subclasses say ------------------------------------------------------------------------------------------
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Modalities that its batches hold."""
+        raise NotImplementedError(f"{type(self).__name__} must name its modalities")
+
+    def inputs(self) -> list[Any]:
+        """References to earlier stages, checkpoints or exported folders."""
+        return []
+
+    def train(self) -> dict[str, Any]:
+        """Does the work and returns what `done.json` records: at least `best`, `last`, `timing`."""
+        raise NotImplementedError(f"{type(self).__name__} must train")
+
+    def evaluate(self) -> None:
+        """Writes test artefacts; called once, by the final evaluation."""
+
+    # -- identity -----------------------------------------------------------------------------------------------------
+
+    @property
+    def source(self) -> DataSource:
+        """The stage's data."""
+        return self.context.source(self.name, self.modalities)
+
+    def fingerprint(self) -> str:
+        """Hash of the identity keys, the data's content and the inputs' fingerprints."""
+        known = [self._input_fingerprint(node) for node in self.inputs()]
+        identity = stage_identity(self.context.config, self.name)
+        return fingerprint([identity, self.source.content_hash, known, self.context.limit])
+
+    def _input_fingerprint(self, node: Any) -> str:
+        origin = str(node["from"] if isinstance(node, dict) else node)
+        if origin in self.context.config["stages"]:
+            record = self.context.stage_folder(origin) / "done.json"
+            return read_json(record)["fingerprint"] if record.exists() else f"unfinished {origin}"
+        path = Path(origin)
+        files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
+        digest = hashlib.sha256()
+        for file in files:
+            if file.exists():
+                digest.update(file.read_bytes())
+        return digest.hexdigest()
+
+    # -- running ------------------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Reuses a finished stage of equal fingerprint, here or in another run; else trains it."""
+        mark = self.fingerprint()
+        if self._finished_here(mark) or self._finished_elsewhere(mark):
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        say(f"stage {self.name}")
+        record = {"fingerprint": mark, "stage": self.name, **self.train()}
+        write_json(self.folder / "done.json", record)
+        if self.context.limit is None:
+            write_json(self._index(mark), {"folder": str(self.folder.resolve())})
+
+    def _index(self, mark: str) -> Path:
+        return Path(self.context.config["run"]["root"]) / ".stages" / f"{mark}.json"
+
+    def _finished_here(self, mark: str) -> bool:
+        folder = self.context.stage_folder(self.name)
+        record = folder / "done.json"
+        if record.exists() and read_json(record)["fingerprint"] == mark and (folder / read_json(record)["best"]).exists():
+            return True
+        if record.exists() or (self.folder / "reused.json").exists():
+            self.context.forget(self.name)
+            self.context.run_dir.metrics.cut(self.name, -1)
+        return False
+
+    def _finished_elsewhere(self, mark: str) -> bool:
+        index = self._index(mark)
+        if not index.exists():
+            return False
+        folder = Path(read_json(index)["folder"])
+        record = folder / "done.json"
+        if not record.exists() or read_json(record)["fingerprint"] != mark:
+            return False
+        if folder == self.folder.resolve():
+            return False
+        say(f"stage {self.name}: already trained in {folder}, reused.")
+        write_json(self.folder / "reused.json", {"folder": str(folder)})
+        return True
+
+    # -- fitting ------------------------------------------------------------------------------------------------------
+
+    def settings(self, node: dict[str, Any] | None = None, **changes: Any) -> FitSettings:
+        """The trainer settings, cut to two steps in a preflight."""
+        merged = {**self.config.get("trainer", {}), **(node or {})}
+        if self.context.limit:
+            size = min(int(merged.get("batch_size", 64)), self.context.limit)
+            changes |= {"max_steps": 2, "val_batches": 1, "val_every_steps": 2, "batch_size": size, "accumulate": 1}
+        return FitSettings.from_config(merged, **changes)
+
+    def fit(
+        self, name: str, system: System, settings: FitSettings, folder: Path, node: dict[str, Any], **more: Any
+    ) -> FitResult:
+        """Fits a system with the optimiser and schedule of `node`, falling back on the stage's."""
+        optimizer = dict(node.get("optimizer") or self.config["optimizer"])
+        decay = float(optimizer.pop("weight_decay", 0.0))
+        scheduler = {k: v for k, v in (node.get("scheduler") or self.config["scheduler"]).items() if v is not None}
+        job = FitJob(
+            name=name,
+            system=system,
+            settings=settings,
+            optimizer=lambda groups: build(optimizer, params=groups),
+            weight_decay=decay,
+            scheduler=scheduler,
+            seed=self.context.seed,
+            folder=folder,
+            metrics=self.context.run_dir.metrics,
+            loggers=self.context.loggers,
+            **more,
+        )
+        return fit(job)
+
+    def loaders(self, source: DataSource, settings: FitSettings, train: np.ndarray, validation: np.ndarray) -> dict[str, Any]:
+        """Train and validation loaders for `FitJob`."""
+        workers = int(self.context.config["data"]["num_workers"])
+
+        def train_loader(start: int, total: int) -> Any:
+            return source.loader(
+                train, settings.batch_size, seed=self.context.seed, shuffle=True,
+                num_workers=workers, start_batch=start, total_batches=total,
+            )  # fmt: skip
+
+        def val_loader() -> Any:
+            return source.loader(validation, settings.batch_size, seed=self.context.seed, shuffle=False)
+
+        return {"train_loader": train_loader, "val_loader": val_loader}
+
+    def split(self, split: str) -> np.ndarray:
+        """Samples of a split of the stage's data."""
+        return self.context.samples(self.source, split)
+
+    @staticmethod
+    def record(result: FitResult, folder: Path) -> dict[str, Any]:
+        """A fit's entry for `done.json`, paths relative to the stage's folder."""
+        return {
+            "best": str(result.best.relative_to(folder)),
+            "last": str(result.last.relative_to(folder)),
+            "best_step": result.best_step,
+            "best_value": result.best_value,
+            "timing": result.timing,
+        }
+
+    @torch.no_grad()
+    def encode(self, encoder: torch.nn.Module, source: DataSource, modality: str, samples: np.ndarray) -> torch.Tensor:
+        """Tokens (b, n, d) of samples, in eval mode, in micro-batches of 256."""
+        device = self.context.device
+        encoder = encoder.to(device).eval()
+        chunks = []
+        for start in range(0, len(samples), 256):
+            arrays = source.arrays(modality, samples[start : start + 256])
+            tensors = {k: torch.as_tensor(v).to(device) for k, v in arrays.items()}
+            chunks.append(encoder(tensors["flux"], tensors.get("ivar"), tensors.get("mask")).float().cpu())
+        return torch.cat(chunks)
+
+
+def sized(node: dict[str, Any], encoder: Any) -> dict[str, Any]:
+    """A pooling's or alignment head's configuration with the encoder's number of tokens and width."""
+    return {"n_tokens": encoder.n_tokens, "width": encoder.width, **node}

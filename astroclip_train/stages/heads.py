@@ -1,0 +1,255 @@
+"""Downstream heads: for each task and input a head on frozen features, or with an encoder trained along."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..config.fingerprint import fingerprint
+from ..config.targets import build
+from ..errors import ConfigError
+from ..files import read_json, write_json
+from ..randomness import step_seed
+from ..training.checkpoint import load_checkpoint, save_checkpoint
+from ..training.progress import say
+from .artefacts import write_crb, write_embedding, write_predictions
+from .base import Stage, sized
+from .features import FeatureBank, InputPart, split_input
+from .systems import HeadSystem
+
+__all__ = ["HeadsStage"]
+
+STATISTICS_OBJECTS = 8192
+
+
+class HeadsStage(Stage):
+    """Fits every task of `tasks` on each of its inputs, on the labelled subset `labels.n` of the train split.
+
+    A task has `head`; `inputs`; `pooling` of tokens; for a raw baseline `encoder`, trained from scratch; for fine-tuning
+    `finetune: true` and `init`, the task whose head and pooling it starts from; and its own optimizer, scheduler and
+    trainer where they differ from the stage's.
+    """
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Every modality that an input names."""
+        names = [p.modality for t in self.config["tasks"].values() for i in t["inputs"] for p in split_input(i)]
+        return tuple(dict.fromkeys(names))
+
+    def inputs(self) -> list[Any]:
+        """Encoders before and after alignment."""
+        nodes = list((self.config.get("encoders") or {}).values())
+        return nodes + ([self.config["aligned"]] if self.config.get("aligned") else [])
+
+    def train(self) -> dict[str, Any]:
+        """Fits the tasks in the order of the configuration; finished ones are passed over."""
+        self.bank = FeatureBank(self)
+        totals = {"seconds": 0.0, "samples": 0, "steps": 0, "busy": 0.0, "wait": 0.0, "flops": 0.0, "peak": 0.0}
+        best = None
+        timings: dict[str, Any] = {}
+        for task, node in self.config["tasks"].items():
+            for name in node["inputs"]:
+                record = self._task(task, node, name)
+                best = best or record["best"]
+                timing = record["timing"]
+                timings[f"{task}__{name}"] = timing
+                totals["seconds"] += timing["seconds"]
+                totals["samples"] += timing.get("samples", 0)
+                totals["steps"] += timing.get("steps", 0)
+                totals["busy"] += timing.get("train_seconds", 0.0)
+                totals["wait"] += timing.get("train_seconds", 0.0) * timing.get("data_wait", 0.0)
+                totals["flops"] += timing.get("train_seconds", 0.0) * timing.get("mfu", 0.0)
+                totals["peak"] = max(totals["peak"], timing.get("peak_memory_gb", 0.0))
+        busy = max(1e-9, totals["busy"])
+        timing = {
+            "seconds": totals["seconds"], "steps": totals["steps"], "samples": totals["samples"],
+            "samples_per_second": totals["samples"] / busy, "data_wait": totals["wait"] / busy,
+            "mfu": totals["flops"] / busy, "peak_memory_gb": totals["peak"],
+        }  # fmt: skip
+        return {"best": best, "last": best, "timing": timing, "tasks": timings}
+
+    # -- one task -----------------------------------------------------------------------------------------------------
+
+    def labelled(self) -> np.ndarray:
+        """Training samples with at least one label: the first `labels.n` by the label hash, so that subsets nest.
+
+        Raises:
+            DataError: no object of the train split has any of the labels.
+        """
+        if self.context.limit:
+            return self.split("train")
+        return self.source.samples("train", labelled_only=True, n_labels=self.context.config["labels"]["n"])
+
+    def _task_folder(self, task: str, name: str) -> Any:
+        return self.folder / "tasks" / f"{task}__{name}"
+
+    def _task(self, task: str, node: dict[str, Any], name: str) -> dict[str, Any]:
+        folder = self._task_folder(task, name)
+        mark = fingerprint([self.fingerprint(), task, name, node])
+        done = folder / "task.json"
+        if done.exists() and read_json(done)["fingerprint"] == mark:
+            return read_json(done)
+        system, architecture = self._system(task, node, name)
+        if system.head.closed_form:
+            timing, best = self._closed_form(system, name, folder, mark, architecture)
+        else:
+            timing, best = self._gradient(task, node, name, system, folder, mark, architecture)
+        record = {"fingerprint": mark, "best": str(best.relative_to(self.folder)), "timing": timing}
+        write_json(done, record)
+        say(f"  {task} on {name}: {timing['seconds']:.1f} s")
+        return record
+
+    def _system(self, task: str, node: dict[str, Any], name: str) -> tuple[HeadSystem, dict[str, Any]]:
+        """The task's modules, initialised from another task where `init` says so."""
+        parts, label = split_input(name), f"{task}__{name}"
+        encoders: dict[str, nn.Module] = {}
+        plans: dict[str, Any] = {}
+        for part in parts:
+            if node.get("finetune") or node.get("encoder"):
+                encoders[part.name], plans[f"encoders.{part.name}"] = self._encoder(label, node, part)
+        pools = {p.name: self._pool(label, node, p, encoders.get(p.name), plans) for p in parts}
+        width = sum(getattr(pools[p.name], "features", None) or self.bank.size(p)["length"] for p in parts)
+        head_node = node["head"] or self.config["tasks"][node["init"]]["head"]
+        plan = {**head_node, "in_features": width, "labels": list(self.source.label_names)}
+        plans["head"] = plan
+        head = self.context.build(self.name, f"{label}/head", plan)
+        lookups = {p.name: self.bank.lookup(p) for p in parts if p.name not in encoders}
+        system = HeadSystem(
+            head, pools, lookups, encoders=encoders, modalities={p.name: p.modality for p in parts},
+            encoder_rate=node.get("encoder_rate") or 1.0, layer_decay=node.get("layer_decay") or 1.0,
+        )  # fmt: skip
+        if node.get("init"):
+            self._initialise(system, node["init"], name)
+        else:
+            self._statistics(system, parts)
+        return system, plans
+
+    def _encoder(self, label: str, node: dict[str, Any], part: InputPart) -> tuple[nn.Module, dict[str, Any]]:
+        if node.get("finetune"):
+            if part.kind != "single":
+                raise ConfigError(f"fine-tuning takes inputs <modality>.single, not {part.name}: change its inputs.")
+            return self.bank.encoder(part.modality)
+        plan = {**node["encoder"], "length": self.source.infos[part.modality].grid.n}
+        return self.context.build(self.name, f"{label}/encoder", plan), plan
+
+    def _pool(self, label: str, node: dict[str, Any], part: InputPart, encoder: Any, plans: dict[str, Any]) -> nn.Module:
+        tokens = encoder is not None or part.kind == "single"
+        if not tokens:
+            plans[f"pools.{part.name}"] = {"_target_": "torch.nn.Identity"}
+            return nn.Identity()
+        pooling = node.get("pooling") or self._pooling_of(node, part)
+        size = {"n_tokens": encoder.n_tokens, "width": encoder.width} if encoder is not None else self.bank.size(part)
+        plan = {**size, **pooling}
+        plans[f"pools.{part.name}"] = plan
+        return self.context.build(self.name, f"{label}/{part.name}/pool", plan)
+
+    def _pooling_of(self, node: dict[str, Any], part: InputPart) -> dict[str, Any]:
+        if node.get("init"):
+            inherited = self.config["tasks"][node["init"]].get("pooling")
+            if inherited:
+                return inherited
+        return self.config["pooling"][part.modality]
+
+    def _initialise(self, system: HeadSystem, origin: str, name: str) -> None:
+        """Head and pooling of a finished task on the same input."""
+        record = self._task_folder(origin, name) / "task.json"
+        if not record.exists():
+            raise ConfigError(
+                f"task init={origin} on {name} is not trained before the task that starts from it: list it first."
+            )
+        modules = load_checkpoint(self.folder / read_json(record)["best"])["modules"]
+        for part, module in system.parts().items():
+            if part in modules:
+                module.load_state_dict(modules[part])
+
+    @torch.no_grad()
+    def _statistics(self, system: HeadSystem, parts: list[InputPart]) -> None:
+        """Standardisation of features and labels from training objects only."""
+        few = self.labelled()[:STATISTICS_OBJECTS]
+        batches = list(self.source.loader(few, 512, seed=0, shuffle=False))
+        system.eval()
+        for part in parts:
+            pool = system.pools[part.name.replace(".", "__")]
+            if getattr(pool, "needs_fit", False):
+                pool.fit([system.lookups.value[part.name](b) for b in batches])
+        features = torch.cat([system.features(b) for b in batches])
+        if not system.head.closed_form:
+            system.head.prepare(features, torch.cat([b["labels"] for b in batches]))
+        system.train()
+
+    # -- fitting ------------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def _closed_form(
+        self, system: HeadSystem, name: str, folder: Any, mark: str, architecture: dict[str, Any]
+    ) -> tuple[dict[str, float], Any]:
+        start = time.perf_counter()
+        labelled = self.labelled()
+        system.eval()
+        batches = list(self.source.loader(labelled, 1024, seed=0, shuffle=False))
+        features = torch.cat([system.features(b) for b in batches])
+        system.head.fit(features, torch.cat([b["labels"] for b in batches]))
+        path = folder / "checkpoints" / "best-00000000.ckpt"
+        content = {
+            "stage": f"{self.name}/{folder.name}", "step": 0, "fingerprint": mark,
+            "modules": {n: m.state_dict() for n, m in system.parts().items()},
+            "architecture": architecture, "metadata": self._metadata(name),
+        }  # fmt: skip
+        save_checkpoint(path, content)
+        return {"seconds": time.perf_counter() - start, "samples": len(labelled)}, path
+
+    def _gradient(
+        self, task: str, node: dict[str, Any], name: str, system: HeadSystem, folder: Any, mark: str,
+        architecture: dict[str, Any],
+    ) -> tuple[dict[str, float], Any]:  # fmt: skip
+        changes = {"validate_first": True} if node.get("init") else {}
+        settings = self.settings(node.get("trainer"), **changes)
+        validation = self.split("validation")
+        result = self.fit(
+            f"{self.name}/{task}__{name}", system, settings, folder, node,
+            fingerprint=mark, architecture=architecture, metadata=self._metadata(name),
+            **self.loaders(self.source, settings, self.labelled(), validation),
+        )  # fmt: skip
+        return result.timing, result.best
+
+    def _metadata(self, name: str) -> dict[str, Any]:
+        return {**self.context.metadata(self.source), "input": name, "encoders": self.config.get("encoders"),
+                "aligned": self.config.get("aligned")}  # fmt: skip
+
+    # -- test ---------------------------------------------------------------------------------------------------------
+
+    def evaluate(self) -> None:
+        """Predictions of every task for the test split, all labels in one pass over the features."""
+        self.bank = FeatureBank(self)
+        test = self.split("test")
+        folder = self.context.stage_folder(self.name)
+        samples = int(self.context.config["evaluation"]["posterior_samples"])
+        for task, node in self.config["tasks"].items():
+            for name in node["inputs"]:
+                record = read_json(folder / "tasks" / f"{task}__{name}" / "task.json")
+                system = self.restore(folder / record["best"], name)
+                seed = step_seed(self.context.seed, f"{task}__{name}", 0)
+                write_predictions(self.context.path, self.source, system, test, task, name, samples, seed)
+        write_crb(self.context.path, self.source, test)
+        for name in self.config.get("embeddings") or []:
+            parts = split_input(name)
+            rows = torch.cat([self.bank.rows(p, test[:2000]).flatten(1) for p in parts], dim=1)
+            write_embedding(self.context.path, self.source, test[:2000], name, rows)
+
+    def restore(self, folder: Path, name: str) -> HeadSystem:
+        """A finished task from its checkpoint alone, in eval mode."""
+        checkpoint = load_checkpoint(folder)
+        modules = {n: build(plan) for n, plan in checkpoint["architecture"].items()}
+        for part, module in modules.items():
+            module.load_state_dict(checkpoint["modules"][part])
+        parts = split_input(name)
+        encoders = {p.name: modules[f"encoders.{p.name}"] for p in parts if f"encoders.{p.name}" in modules}
+        system = HeadSystem(
+            modules["head"], {p.name: modules[f"pools.{p.name}"] for p in parts},
+            {p.name: self.bank.lookup(p) for p in parts if p.name not in encoders},
+            encoders=encoders, modalities={p.name: p.modality for p in parts},
+        )  # fmt: skip
+        return system.to(self.context.device).eval()

@@ -1,0 +1,100 @@
+"""Takes a run through its stages, evaluates it once, and writes metrics and report."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from ..config.fingerprint import fingerprint
+from ..evaluation.assemble import assemble
+from ..evaluation.report import render_report
+from ..files import read_json, write_json
+from ..training.loggers import open_loggers
+from ..training.progress import say
+from .align import AlignStage
+from .base import Stage
+from .context import RunContext
+from .heads import HeadsStage
+from .plan import plan_row, print_plan
+from .pretrain import PretrainStage
+
+__all__ = ["STAGES", "preflight", "run", "stages_of"]
+
+PREFLIGHT_SAMPLES = 512
+STAGES: dict[str, type[Stage]] = {"pretrain": PretrainStage, "align": AlignStage, "heads": HeadsStage}
+
+
+def stages_of(context: RunContext) -> list[Stage]:
+    """The stages of a run in order, those of `run.stages` where it is set."""
+    wanted = context.config["run"]["stages"] or list(context.config["stages"])
+    nodes = context.config["stages"]
+    return [STAGES[nodes[name]["_stage_"]](context, name) for name in nodes if name in wanted]
+
+
+def run(config: DictConfig, run_dir: Any) -> int:
+    """Trains what is not trained, evaluates, reports; the same command again continues or says it is done.
+
+    Returns:
+        0.
+    """
+    start = time.monotonic()
+    context = RunContext(config, run_dir)
+    with open_loggers(context.config.get("logger") or {}, context.path, context.path.name) as loggers:
+        context.loggers = loggers
+        chosen = stages_of(context)
+        for stage in chosen:
+            stage.run()
+        report = evaluate(context, chosen)
+    complete = all(_record(context, name) for name in context.config["stages"])
+    run_dir.mark("finished" if complete else "partial")
+    say(f"done in {time.monotonic() - start:.0f} s")
+    print(report or context.path)
+    return 0
+
+
+def preflight(config: DictConfig, run_dir: Any) -> int:
+    """Opens the data, takes two real steps of every fit in a temporary folder, prints the plan, and ends.
+
+    Returns:
+        0.
+    """
+    context = RunContext(config, run_dir, limit=PREFLIGHT_SAMPLES)
+    rows = []
+    for stage in stages_of(context):
+        stage.run()
+        record = _record(context, stage.name) or {}
+        fits = record.get("tasks") or {stage.name: record["timing"]}
+        samples = {s: len(stage.source.samples(s)) for s in ("train", "validation", "test")}
+        rows += [plan_row(stage, name, timing, samples) for name, timing in fits.items()]
+    print_plan(rows)
+    return 0
+
+
+def evaluate(context: RunContext, chosen: list[Stage]) -> Path | None:
+    """The final evaluation, once for each state of the stages: test metrics are computed here and nowhere else."""
+    names = list(context.config["stages"])
+    finished = {n: _record(context, n) for n in names}
+    mark = fingerprint([context.config["evaluation"], {n: r["fingerprint"] for n, r in finished.items() if r}])
+    state = context.path / "evaluation.json"
+    report = context.path / "report.html"
+    if state.exists() and read_json(state)["fingerprint"] == mark and (context.path / "metrics.json").exists():
+        return report if report.exists() else None
+    start = time.perf_counter()
+    say("evaluation on the test split")
+    for stage in chosen:
+        stage.evaluate()
+    timing = {n: r["timing"] for n, r in finished.items() if r}
+    timing |= {f"{n}/{t}": v for n, r in finished.items() if r for t, v in r.get("tasks", {}).items()}
+    timing["evaluation"] = {"seconds": time.perf_counter() - start}
+    write_json(context.path / "timing.json", timing)
+    assemble(context.path)
+    if context.config["evaluation"].get("report", True):
+        render_report(context.path)
+    write_json(state, {"fingerprint": mark})
+    return report if report.exists() else None
+
+
+def _record(context: RunContext, name: str) -> dict[str, Any] | None:
+    path = context.stage_folder(name) / "done.json"
+    return read_json(path) if path.exists() else None
