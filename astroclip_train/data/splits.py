@@ -46,7 +46,7 @@ def split_of(
 
 
 def label_order(objects: Sequence[str] | np.ndarray, salt: str = SALT) -> np.ndarray:
-    """The order in which labelled samples are taken, so that smaller labelled subsets are part of larger ones.
+    """The order in which labelled samples are taken, so that a smaller subset is part of a larger one.
 
     Arguments:
         objects: object ids, or their int64 hashes, shape (N,).

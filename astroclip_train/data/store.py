@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +11,7 @@ import numpy as np
 
 from ..errors import DataError
 from ..randomness import object_hash
+from .checks import agree, check_grid, find_paths
 from .grids import Grid
 from .modality import ModalityInfo
 from .quality import REASONS, assess
@@ -50,7 +51,7 @@ class Store:
         self.shards = [Shard(path) for path in self.paths]
         first = self.shards[0]
         for shard in self.shards[1:]:
-            _check_same(first, shard)
+            _check_shards(first, shard)
         self.modalities: dict[str, ModalityInfo] = first.modalities
         self.lengths = first.lengths
         self._edges = np.cumsum([0, *(shard.n for shard in self.shards)])
@@ -167,8 +168,8 @@ class Store:
             columns: those wanted; those that the store lacks are left out of the answer.
 
         Returns:
-            Arrays (b, …): float32 (float64 for wave, bool for mask); where the modality is missing, NaN, ivar 0
-            and mask False.
+            Arrays (b, …): float32 (float64 for wave, bool for mask); where the modality is missing, NaN, with
+            ivar 0 and mask False.
         """
         samples = np.asarray(samples, dtype=np.int64)
         rows = self.rows[modality][samples]
@@ -192,6 +193,23 @@ class Store:
             places = np.flatnonzero(present & (owner == number))
             self.shards[number].read_into(out, places, m, column, rows[places])
         return out
+
+    def column(self, modality: str, name: str) -> np.ndarray:
+        """A whole column in the type it is stored in, shard after shard; see `stacked_rows`."""
+        parts = [shard.numbers(f"{modality}/{name}") for shard in self.shards]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def nbytes(self, modality: str, name: str) -> int:
+        """Bytes that `column` takes."""
+        return sum(shard.file[f"{modality}/{name}"].nbytes for shard in self.shards)
+
+    def stacked_rows(self, modality: str) -> np.ndarray:
+        """The row of each sample in `column`, -1 where the modality is missing, (N,)."""
+        if len(self.shards) == 1:
+            return self.rows[modality]
+        counts = [len(shard.file[f"{modality}/flux"]) for shard in self.shards]
+        offsets = np.cumsum([0, *counts[:-1]])[self._shard_of]
+        return np.where(self.rows[modality] < 0, -1, self.rows[modality] + offsets)
 
     def wave(self, modality: str, samples: np.ndarray | None = None) -> np.ndarray:
         """Pixel centres in the modality's wave_unit: (l,), or (b, l) where each row has its own."""
@@ -217,7 +235,7 @@ class Store:
         return split_of(self.object_hash, published=published)
 
     def split(self, name: str, modalities: Sequence[str] | None = None) -> np.ndarray:
-        """Sorted sample numbers of a split, without objects that are bad in any of the modalities (default all).
+        """Sorted sample numbers of a split, without objects that are bad in any modality (default all).
 
         Raises:
             DataError: unknown split, or too many bad objects.
@@ -241,8 +259,8 @@ class Store:
             self._tell(bad, names)
         if bad.mean() > self.max_bad_fraction:
             raise DataError(
-                f"{self._name}: {int(bad.sum())} of {self.n} samples are bad ({self._summary(names)}), more "
-                f"than data.max_bad_fraction={self.max_bad_fraction:g}: look at the reader, or raise the limit."
+                f"{self._name}: {int(bad.sum())} of {self.n} samples are bad ({self._summary(names)}), "
+                f"more than data.max_bad_fraction={self.max_bad_fraction:g}: check the reader or raise it."
             )
         return bad
 
@@ -256,7 +274,7 @@ class Store:
         ]
 
     def reasons(self, modality: str) -> np.ndarray:
-        """Why each sample is bad in a modality, as an index into `quality.REASONS`, uint8 (N,); 0 if missing."""
+        """Why each sample is bad in a modality, an index into `quality.REASONS`, uint8 (N,); 0 if absent."""
         if modality not in self._reasons:
             samples = np.arange(self.n)
             if self.has(modality, "quality"):
@@ -294,79 +312,12 @@ class Store:
             shard.close()
 
 
-def find_paths(paths: str | Path | Sequence[str | Path]) -> list[Path]:
-    """The files of a store given as a file, a folder of `*.h5`, or a list of either.
-
-    Raises:
-        DataError: nothing is there; the message names what lies nearest.
-    """
-    if isinstance(paths, str | Path):
-        path = Path(paths).expanduser()
-        if path.is_dir():
-            found = sorted(path.glob("*.h5")) + sorted(path.glob("*.hdf5"))
-            if not found:
-                raise DataError(
-                    f"{path} is a folder without *.h5 files: give a store file or a folder of shards."
-                )
-            return found
-        if not path.exists():
-            raise DataError(f"{path} does not exist{_nearest(path)}.")
-        return [path]
-    found = [file for entry in paths for file in find_paths(entry)]
-    if not found:
-        raise DataError("no store file was given: set dataset.path.")
-    return found
-
-
-def _nearest(path: Path) -> str:
-    import difflib
-
-    folder = path.parent
-    if not folder.is_dir():
-        return f" (nor does the folder {folder})"
-    names = [p.name for p in folder.iterdir() if p.suffix in (".h5", ".hdf5") or p.is_dir()]
-    near = difflib.get_close_matches(path.name, names, n=3, cutoff=0.3) or sorted(names)[:3]
-    return f"; nearest in that folder: {', '.join(near)}" if near else f" ({folder} holds no *.h5 file)"
-
-
-def check_grid(store: Store, modality: str, expected: Grid | int, reader: str = "the encoder") -> None:
-    """Refuses a store whose pixels are not those expected.
-
-    Arguments:
-        store: the store.
-        modality: its name.
-        expected: a grid, or only the number of pixels.
-        reader: who expects it, for the message.
-
-    Raises:
-        DataError: the modality is absent or on another grid.
-    """
-    where = str(store.paths[0])
-    if modality not in store.modalities:
-        have = ", ".join(store.modalities)
-        raise DataError(f"{where} has no modality {modality!r} (it has {have}), which {reader} needs.")
-    grid = store.modalities[modality].grid
-    if isinstance(expected, int):
-        if store.lengths[modality] != expected:
-            raise DataError(
-                f"{where}: {modality} has {store.lengths[modality]} pixels, {reader} expects {expected}."
-            )
-        return
-    if isinstance(grid, str) or grid != expected:
-        raise DataError(
-            f"{where}: {modality} is on {grid}, {reader} expects {expected}: resample when converting."
-        )
-
-
-def _check_same(first: Shard, other: Shard) -> None:
-    mine: Mapping[str, ModalityInfo] = first.modalities
-    if set(mine) != set(other.modalities):
-        raise DataError(f"{other.path} holds {sorted(other.modalities)}, {first.path} holds {sorted(mine)}.")
-    for m, info in mine.items():
-        for name in ("grid", "unit", "medium", "frame", "normalisation"):
-            ours, theirs = getattr(info, name), getattr(other.modalities[m], name)
-            if ours != theirs:
-                raise DataError(f"{other.path}: {name} of {m} is {theirs}, in {first.path} it is {ours}.")
+def _check_shards(first: Shard, other: Shard) -> None:
+    if set(first.modalities) != set(other.modalities):
+        mine, theirs = ", ".join(first.modalities), ", ".join(other.modalities)
+        raise DataError(f"{other.path} holds {theirs} but {first.path} holds {mine}: shards hold the same.")
+    for m, info in first.modalities.items():
+        agree(m, info, first.path, other.modalities[m], other.path)
         if first.lengths[m] != other.lengths[m]:
             raise DataError(
                 f"{other.path}: {m} has {other.lengths[m]} pixels, in {first.path} {first.lengths[m]}."

@@ -1,0 +1,202 @@
+"""Batches in the sampler's order, read in this process or by workers, from any position of the stream."""
+
+import atexit
+import itertools
+import signal
+import warnings
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from .sampler import BlockSampler
+from .source import Batch, DataSource
+
+__all__ = ["Loader", "make_loader"]
+
+Request = tuple[int, int, int]  # epoch, first batch, batch behind the last: all in one window
+
+
+class Loader:
+    """An iterable of batches, the same for any number of workers.
+
+    Workers read whole windows of the sampler, because a window is a few slabs of the file while a batch is
+    scattered over all of them; the window is cut into batches here.
+
+    Arguments:
+        source: where samples are read.
+        sampler: their order.
+        start_batch: number of the first batch, counted through the epochs; earlier ones are not read.
+        total_batches: number behind the last batch; None is endless when shuffling, else one pass.
+        num_workers: processes that read, each with its own files; 0 reads here.
+        rank, world_size: this process gets every world_size-th sample of each batch.
+    """
+
+    def __init__(
+        self,
+        source: DataSource,
+        sampler: BlockSampler,
+        start_batch: int = 0,
+        total_batches: int | None = None,
+        num_workers: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.source, self.sampler = source, sampler
+        self.start_batch = start_batch
+        self.total_batches = (
+            sampler.batches_per_epoch if total_batches is None and not sampler.shuffle else total_batches
+        )
+        self.num_workers = num_workers
+        self.pin_memory = torch.cuda.is_available()
+        self._windows = _Windows(source, sampler, rank, world_size)
+        self._workers: DataLoader | None = None
+
+    @property
+    def batch_size(self) -> int:
+        """Samples in a batch, over all ranks."""
+        return self.sampler.batch_size
+
+    def __len__(self) -> int:
+        if self.total_batches is None:
+            raise TypeError("an endless loader has no length")
+        return max(0, self.total_batches - self.start_batch)
+
+    def __iter__(self) -> Iterator[Batch]:
+        if self.num_workers == 0:
+            for epoch, first, last in self.requests():
+                yield from map(self._pinned, self._windows.stream((epoch, first, last)))
+            return
+        for request, window in zip(self.requests(), self._worker_windows(), strict=False):
+            yield from self._windows.cut(request, window)
+
+    def _worker_windows(self) -> Iterator[Batch]:
+        if self._workers is not None:
+            return iter(self._workers)
+        self.source.close()  # so that no worker inherits an open file
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "This DataLoader will create")
+            self._workers = DataLoader(
+                self._windows,
+                batch_size=None,
+                sampler=_Requests(self),
+                num_workers=self.num_workers,
+                collate_fn=_same,
+                worker_init_fn=_quiet_worker,
+                persistent_workers=True,
+                pin_memory=self.pin_memory,
+            )
+            windows = iter(self._workers)
+        atexit.register(_close, weakref.ref(self))  # runs before torch's, which waits 5 s for every worker
+        return windows
+
+    def close(self) -> None:
+        """Ends the workers; the next pass starts new ones."""
+        workers, self._workers = self._workers, None
+        iterator = getattr(workers, "_iterator", None)
+        if iterator is not None:
+            iterator._shutdown_workers()
+
+    def requests(self) -> Iterator[Request]:
+        """The windows to read, from `start_batch` on."""
+        number = self.start_batch
+        while self.total_batches is None or number < self.total_batches:
+            epoch, first = self.sampler.locate(number)
+            last = self.sampler.window_end(first)
+            if self.total_batches is not None:
+                last = min(last, first + self.total_batches - number)
+            yield epoch, first, last
+            number += last - first
+
+    def _pinned(self, batch: Batch) -> Batch:
+        return {k: v.pin_memory() for k, v in batch.items()} if self.pin_memory else batch
+
+
+class _Windows(Dataset):
+    """Reads windows: what runs in a worker."""
+
+    def __init__(self, source: DataSource, sampler: BlockSampler, rank: int, world_size: int) -> None:
+        self.source, self.sampler = source, sampler
+        self.rank, self.world_size = rank, world_size
+
+    def samples(self, request: Request) -> list[np.ndarray]:
+        """This rank's samples of each batch of a window."""
+        epoch, first, last = request
+        return [self.sampler.batch(epoch, i)[self.rank :: self.world_size] for i in range(first, last)]
+
+    def __getitem__(self, request: Request) -> Batch:
+        return self.source.batch(np.concatenate(self.samples(request)), request[0])
+
+    def cut(self, request: Request, window: Batch) -> Iterator[Batch]:
+        """The batches of a window, as views of it."""
+        edges = np.cumsum([0, *(len(part) for part in self.samples(request))])
+        for low, high in itertools.pairwise(edges):
+            yield {k: v if k == "epoch" else v[low:high] for k, v in window.items()}
+
+    def stream(self, request: Request) -> Iterator[Batch]:
+        """The batches of a window, read together from files and one by one from memory."""
+        if self.source.in_memory:
+            for samples in self.samples(request):
+                yield self.source.batch(samples, request[0])
+        else:
+            yield from self.cut(request, self[request])
+
+
+class _Requests:
+    """The requests of a loader as a sampler, new for every pass."""
+
+    def __init__(self, loader: Loader) -> None:
+        self.loader = loader
+
+    def __iter__(self) -> Iterator[Request]:
+        return self.loader.requests()
+
+
+def make_loader(
+    source: DataSource,
+    samples: str | np.ndarray,
+    batch_size: int,
+    seed: int,
+    shuffle: bool,
+    *,
+    num_workers: int = 0,
+    start_batch: int = 0,
+    total_batches: int | None = None,
+    labelled_only: bool = False,
+    n_labels: int | None = None,
+    rank: int = 0,
+    world_size: int = 1,
+) -> Loader:
+    """A loader over a split ("train", "validation", "test") or over given sample numbers.
+
+    Raises:
+        DataError: the split is empty.
+    """
+    if isinstance(samples, str):
+        samples = source.samples(samples, labelled_only, n_labels)
+    parts = source.by_store(samples) if shuffle else [np.asarray(samples)]
+    weights = source.weights if shuffle else None
+    sampler = BlockSampler(parts, batch_size, seed, block=source.block, shuffle=shuffle, weights=weights)
+    return Loader(source, sampler, start_batch, total_batches, num_workers, rank, world_size)
+
+
+def _close(loader: "weakref.ref[Loader]") -> None:
+    alive = loader()
+    if alive is not None:
+        alive.close()
+
+
+def _same(window: Any) -> Any:
+    return window
+
+
+def _quiet_worker(_: int) -> None:
+    """Signals to the group are the main process's business; SIGTERM from it must still end a worker."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for name in ("SIGUSR1", "SIGUSR2"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
