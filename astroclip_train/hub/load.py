@@ -47,7 +47,7 @@ def assemble(parts: Parts) -> AstroModel:
                 "export again with the version that trained it."
             ) from error
         modules[name] = module.requires_grad_(False)
-    routes = model_routes(modules, frozen=parts.metadata.get("frozen", True))
+    routes = model_routes(modules)
     return AstroModel(modules, parts.metadata, routes)
 
 

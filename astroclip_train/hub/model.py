@@ -16,7 +16,7 @@ from .routes import ROUND, predictor_routes
 
 __all__ = ["AstroModel", "LabelPrediction", "Spectra"]
 
-PREFERRED_HEADS = ("finetune", "finetuned", "flow", "mlp", "knn", "linear")
+PREFERRED_HEADS = ("flow", "finetune", "mlp", "knn", "linear")  # those with a posterior first
 
 
 @dataclass
@@ -194,8 +194,8 @@ class AstroModel(nn.Module):
 
     def shared(self, embedding: Tensor) -> Tensor:
         """What both instruments share of an aligned embedding; all of it where there is no bottleneck."""
-        bottleneck = getattr(self.objective, "bottleneck", None)
-        return embedding if bottleneck is None else bottleneck.shared(embedding)
+        part = None if self.objective is None else find(self.objective, "bottleneck")
+        return embedding if part is None else part.bottleneck.shared(embedding)
 
     @property
     def predictors(self) -> dict[str, dict[str, Any]]:
@@ -231,7 +231,7 @@ class AstroModel(nn.Module):
             ):
                 kind = entry["input"].split("+")[0].split(".", 1)[1]
                 rank = PREFERRED_HEADS.index(entry["head"]) if entry["head"] in PREFERRED_HEADS else 9
-                order = ("aligned", "single", "finetuned", "raw")
+                order = ("aligned", "single", "raw")
                 preferred = name == self.metadata.get("preferred", {}).get("+".join(sorted(needs)))
                 fitting.append(
                     (-len(needs), not preferred, rank, order.index(kind) if kind in order else 9, name)
@@ -289,12 +289,17 @@ class AstroModel(nn.Module):
         """
         for name in (a, b):
             self.length(name)
-        objective = self.objective
-        if objective is None or not hasattr(objective, "translate"):
+        part = None if self.objective is None else find(self.objective, "decoders")
+        if part is None:
             raise ConfigError(
-                "this model has no decoders: train a variant that predicts, such as variant=clip_pr."
+                "this model has no decoders: train a variant with them, such as variant=clip_pr."
             )
-        return objective.translate(self.embed(a, flux, ivar, mask), a, b)  # type: ignore[operator]
+        return part.translate(self.embed(a, flux, ivar, mask), a, b)
+
+    def can_translate(self, a: str, b: str) -> bool:
+        """Whether there is a decoder from a to b."""
+        part = None if self.objective is None else find(self.objective, "decoders")
+        return part is not None and f"cross_{a}_to_{b}" in part.decoders
 
     @torch.inference_mode()
     def in_domain(self, name: str, features: Tensor) -> Tensor | None:
@@ -307,6 +312,11 @@ class AstroModel(nn.Module):
         similarity = functional.normalize(query, dim=-1) @ functional.normalize(gallery, dim=-1).T
         top = similarity.topk(min(k, len(gallery)), dim=-1)
         return top.indices, top.values
+
+
+def find(module: nn.Module, attribute: str) -> Any:
+    """The first module inside `module`, itself included, with this attribute; None where there is none."""
+    return next((m for m in module.modules() if hasattr(m, attribute)), None)
 
 
 def _key(name: str) -> str:

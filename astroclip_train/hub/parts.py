@@ -30,6 +30,17 @@ from ..training.checkpoint import CheckpointFolder, load_checkpoint
 __all__ = ["CONFIG_FORMAT", "Parts", "best_checkpoint", "plain", "read_parts"]
 
 CONFIG_FORMAT = "astro-train model 1"
+KEPT = (
+    "modalities",
+    "labels",
+    "label_units",
+    "predictors",
+    "preferred",
+    "dataset",
+    "data",
+    "version",
+    "torch",
+)
 
 
 @dataclass
@@ -98,7 +109,7 @@ def _merged(paths: Iterable[Path], source: str = "") -> Parts:
                     total.architecture.setdefault(single, total.architecture[name])
             total.modules[name] = state
             total.architecture[name] = new.architecture[name]
-        _merge(total.metadata, new.metadata)
+        _merge(total.metadata, {k: v for k, v in new.metadata.items() if k in KEPT})
     if not total.modules:
         raise RunError(f"{source} holds no checkpoint yet: let at least one stage of the run finish.")
     return total
@@ -141,14 +152,13 @@ def _names(content: dict[str, Any], metadata: dict[str, Any], path: Path) -> dic
         kind, _, part = name.partition(".")
         if kind in ("pools", "encoders"):
             names[name] = f"{'pools' if kind == 'pools' else 'tuned'}.{fit}/{part}"
-    entry = {"head": head, "input": source, "labels": metadata.get("labels", [])}
-    metadata["predictors"] = {fit: entry | metadata.get("predictor", {})}
+    metadata["predictors"] = {fit: {"head": head, "input": source, "labels": metadata.get("labels", [])}}
     return names
 
 
 def _stage_order(run: Path) -> list[Path]:
     """Stage folders, as listed in the run's configuration; those unknown to it come last."""
-    folders = sorted(p for p in (run / "stages").iterdir() if p.is_dir())
+    folders = sorted(p for p in (run / "stages").iterdir() if p.is_dir() and not p.name.startswith("."))
     names: list[str] = []
     if (run / "config.yaml").exists():
         import yaml
@@ -156,7 +166,14 @@ def _stage_order(run: Path) -> list[Path]:
         names = list(
             (yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8")) or {}).get("stages", {})
         )
-    return sorted(folders, key=lambda p: names.index(p.name) if p.name in names else len(names))
+    folders.sort(key=lambda p: names.index(p.name) if p.name in names else len(names))
+    return [_followed(folder) for folder in folders]
+
+
+def _followed(folder: Path) -> Path:
+    """A stage that was reused lies in the run that trained it."""
+    link = folder / "reused.json"
+    return Path(read_json(link)["folder"]) if link.exists() else folder
 
 
 def _checkpoints(stage: Path) -> list[Path]:

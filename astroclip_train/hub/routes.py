@@ -4,7 +4,7 @@ from collections.abc import Collection
 
 __all__ = ["ROUND", "model_routes", "predictor_routes"]
 
-ROUND = "@bf16"  # frozen features are cached in bfloat16, so whatever follows was trained on rounded ones
+ROUND = "@bf16"  # tokens are cached in bfloat16, so whatever follows an encoder was trained on rounded ones
 
 
 def modalities(parts: Collection[str]) -> list[str]:
@@ -12,14 +12,14 @@ def modalities(parts: Collection[str]) -> list[str]:
     return [name.split(".", 1)[1] for name in parts if name.startswith("encoders.")]
 
 
-def model_routes(parts: Collection[str], *, frozen: bool = True) -> dict[str, list[str]]:
+def model_routes(parts: Collection[str]) -> dict[str, list[str]]:
     """`<m>.raw`, `<m>.single` (tokens before alignment) and `<m>.aligned` -> parts applied in turn."""
     routes: dict[str, list[str]] = {}
     for m in modalities(parts):
         routes[f"{m}.raw"] = []
         routes[f"{m}.single"] = [f"single.{m}" if f"single.{m}" in parts else f"encoders.{m}"]
         if f"heads.{m}" in parts:
-            routes[f"{m}.aligned"] = [f"encoders.{m}", *([ROUND] if frozen else []), f"heads.{m}"]
+            routes[f"{m}.aligned"] = [f"encoders.{m}", ROUND, f"heads.{m}"]
     return routes
 
 
@@ -33,7 +33,7 @@ def predictor_routes(
         if own in parts:
             route = [own]
         elif piece in base:
-            route = [*base[piece], ROUND] if base[piece] else []
+            route = [*base[piece], ROUND] if piece.endswith(".single") else base[piece]
         else:
             return None
         routes[piece] = [*route, pool] if pool in parts else route
