@@ -65,7 +65,7 @@ class LaplaceFamily(Family):
         count = good.sum(dim=0)
         mean = (size.sum(dim=0) / count.clamp_min(1.0)).to(self.width.dtype)
         self.seen += 1
-        # the first batches are averaged, later ones forgotten exponentially; no branch on `seen`, which may be on a GPU
+        # the first batches are averaged, later ones forgotten exponentially, without syncing a GPU
         rate = torch.maximum(1.0 / self.seen, torch.full_like(1.0 / self.seen, self.momentum))
         self.width.copy_(
             torch.where(count > 0, torch.lerp(self.width, mean, rate.to(mean.dtype)), self.width)

@@ -1,0 +1,116 @@
+"""One-dimensional convolutional network: the baseline that sees raw spectra and is trained from scratch.
+
+Axes: b batch, n tokens (positions after pooling), l pixels, d width.
+"""
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import ConfigError
+from ..registry import choose
+from .base import Encoder, grouped
+from .tokenizer import standardise
+
+__all__ = ["ConvEncoder"]
+
+
+class _Stage(nn.Sequential):
+    """Convolution, GELU, halving by the maximum of two neighbours: (b, c, l) -> (b, d, l // stride // 2)."""
+
+    def __init__(self, channels: int, width: int, kernel: int, stride: int) -> None:
+        conv = nn.Conv1d(channels, width, kernel, stride, padding=kernel // 2)
+        super().__init__(conv, nn.GELU(), nn.MaxPool1d(2))
+
+
+class ConvEncoder(Encoder):
+    """Stages of convolution and pooling: (b, l) -> (b, n, d), positions kept.
+
+    Input is centred and scaled, `normalise="pixel"`: by each pixel's mean and the pixels' typical scatter
+    over training spectra, after `fit` (untouched before); `"object"`: by each spectrum's own mean and
+    standard deviation.
+
+    Arguments:
+        length: pixels l.
+        channels: output channels of each stage, the last is the width d.
+        kernel: pixels of each kernel.
+        stride: of the first convolution.
+        normalise: see above.
+
+    Raises:
+        ConfigError: a spectrum too short for the stages.
+    """
+
+    centre: Tensor
+    scale: Tensor
+
+    def __init__(
+        self,
+        length: int,
+        channels: Sequence[int] = (16, 32, 32, 32),
+        kernel: int = 7,
+        stride: int = 1,
+        normalise: str = "pixel",
+    ) -> None:
+        super().__init__()
+        self.length, self.width = length, channels[-1]
+        self.normalise = choose("normalise", normalise, ("pixel", "object"))
+        strides = (stride,) + (1,) * (len(channels) - 1)
+        inputs = (1, *channels[:-1])
+        stages = zip(inputs, channels, strides, strict=True)
+        self.stages = nn.ModuleList(_Stage(c, d, kernel, step) for c, d, step in stages)
+        n = length
+        for step in strides:
+            n = ((n + 2 * (kernel // 2) - kernel) // step + 1) // 2
+        if n < 1:
+            raise ConfigError(f"{length} pixels are too few for {len(channels)} stages: use fewer channels.")
+        self.n_tokens = n
+        self.register_buffer("centre", torch.zeros(length))
+        self.register_buffer("scale", torch.ones(()))
+
+    @torch.no_grad()
+    def fit(self, batches: Iterable[Tensor]) -> None:
+        """Learns the pixel statistics from batches (b, l) of training spectra.
+
+        Raises:
+            ConfigError: fewer than two spectra.
+        """
+        count, total, square = 0, torch.zeros(self.length), torch.zeros(self.length)
+        for x in batches:
+            x = torch.nan_to_num(x.detach().cpu().double())
+            count, total, square = count + len(x), total + x.sum(dim=0), square + x.square().sum(dim=0)
+        if count < 2:
+            raise ConfigError("a ConvEncoder was fitted on fewer than two spectra: give it training spectra.")
+        mean = total / count
+        variance = (square / count - mean.square()).clamp_min(0.0)
+        self.centre.copy_(mean)
+        self.scale.copy_(variance.mean().sqrt().clamp_min(1e-12))
+
+    def forward(self, x: Tensor, ivar: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        if self.normalise == "object":
+            z = standardise(x, ivar, mask)[0]
+        else:
+            z = (x - self.centre.to(x.dtype)) / self.scale.to(x.dtype)
+            good = torch.isfinite(z) if mask is None else torch.isfinite(z) & mask
+            z = torch.where(good, z, 0.0)
+        h = z[:, None]
+        for stage in self.stages:
+            h = stage(h)
+        return h.transpose(1, 2)
+
+    def layer_groups(self) -> list[list[nn.Parameter]]:
+        return grouped(*self.stages)
+
+    def flops(self, visible: int | None = None) -> int:
+        total, n = 0, self.length
+        for stage in self.stages:
+            conv = stage.get_submodule("0")
+            assert isinstance(conv, nn.Conv1d)
+            n = (n + 2 * int(conv.padding[0]) - conv.kernel_size[0]) // conv.stride[0] + 1
+            total, n = total + 2 * n * conv.weight.numel(), n // 2
+        return total
+
+    @classmethod
+    def example(cls) -> "ConvEncoder":
+        return cls(length=67, channels=(4, 8))

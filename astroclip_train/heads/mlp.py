@@ -1,0 +1,111 @@
+r"""Multilayer perceptron from features to all labels.
+
+The loss is over the labels present, y standardised:
+
+.. math:: \frac{1}{|P|} \sum_{(i, j) \in P} (\hat y_{ij} - y_{ij})^2
+
+Axes: b batch, f features, k labels.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..registry import choose
+from .base import Head, Prediction
+
+__all__ = ["MLPHead", "perceptron"]
+
+
+def perceptron(
+    features: int, widths: Sequence[int], norm: str = "layer", dropout: float = 0.0
+) -> tuple[nn.Sequential, int]:
+    """(Linear, norm, ReLU, dropout) for each width, and the last width.
+
+    Raises:
+        ConfigError: an unknown norm.
+    """
+    layer = nn.LayerNorm if choose("norm", norm, ("layer", "batch")) == "layer" else nn.BatchNorm1d
+    layers: list[nn.Module] = []
+    for width in widths:
+        layers += [nn.Linear(features, width), layer(width), nn.ReLU(), nn.Dropout(dropout)]
+        features = width
+    return nn.Sequential(*layers), features
+
+
+class MLPHead(Head):
+    r"""Joint regression of all labels.
+
+    The widths, BatchNorm (`norm="batch"`) and dropout 0.1 are published for one label each: 1,348,353
+    parameters from 768 features; LayerNorm, the default, has the same number.
+
+    With `heteroscedastic=True` it also predicts a log width and minimises the Gaussian negative
+    log-likelihood of each label, weighted by the (detached) variance to the power `beta`, which keeps the
+    mean from being neglected where the width is large.
+
+    References:
+        SpecCLIP, Zhao et al. 2025, https://arxiv.org/abs/2507.01939
+        On the pitfalls of heteroscedastic uncertainty estimation, Seitzer et al. 2022, https://arxiv.org/abs/2203.09168
+
+    Arguments:
+        in_features, labels: see `Head`.
+        widths: hidden widths.
+        norm: `"layer"` or `"batch"`.
+        dropout: after each hidden layer.
+        heteroscedastic, beta: see above.
+        error: `"mse"` or `"huber"` (quadratic within one standard deviation), without heteroscedasticity.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        labels: Sequence[str],
+        widths: Sequence[int] = (1024, 512, 64),
+        norm: str = "layer",
+        dropout: float = 0.1,
+        heteroscedastic: bool = False,
+        beta: float = 0.5,
+        error: str = "mse",
+    ) -> None:
+        super().__init__(in_features, labels)
+        self.heteroscedastic, self.beta = heteroscedastic, beta
+        self.error = choose("error", error, ("mse", "huber"))
+        self.trunk, last = perceptron(in_features, widths, norm, dropout)
+        self.output = nn.Linear(last, len(self.labels) * (1 + heteroscedastic))
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Standardised labels (b, k) and their log widths (b, k) or None, from features (b, f)."""
+        y = self.output(self.trunk(self.standard_features(features)))
+        if not self.heteroscedastic:
+            return y, None
+        mean, log_width = y.chunk(2, dim=-1)
+        return mean, log_width.clamp(-7.0, 4.0)
+
+    def loss(self, features: Tensor, labels: Tensor) -> Tensor:
+        present = torch.isfinite(labels)
+        target = torch.where(present, self.standard_labels(labels), 0.0)
+        mean, log_width = self(features)
+        target = target.to(mean.dtype)
+        if log_width is not None:
+            terms = 0.5 * ((mean - target) / log_width.exp()).square() + log_width
+            terms = terms * (2 * self.beta * log_width.detach()).exp()
+        elif self.error == "huber":
+            terms = F.huber_loss(mean, target, reduction="none")
+        else:
+            terms = (mean - target).square()
+        return (terms * present).sum() / present.sum().clamp_min(1)
+
+    @torch.no_grad()
+    def predict(
+        self, features: Tensor, n_samples: int = 0, generator: torch.Generator | None = None
+    ) -> Prediction:
+        mean, log_width = self(features)
+        scale = self.label_std.to(mean)
+        std = None if log_width is None else log_width.exp() * scale
+        return Prediction(mean * scale + self.label_mean.to(mean), std)
+
+    @classmethod
+    def example(cls) -> "MLPHead":
+        return cls(8, ["a", "b", "c"], widths=(12, 6), dropout=0.0, heteroscedastic=True)
