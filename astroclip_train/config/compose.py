@@ -1,7 +1,7 @@
 """Composition of one run's configuration from `conf/` and the command line, over Hydra's compose API."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -131,18 +131,24 @@ def _initialized(folder: Path) -> Iterator[None]:
 
 
 def _register_resolvers() -> None:
-    OmegaConf.register_new_resolver("by_scale", _by_scale, replace=True)
+    OmegaConf.register_new_resolver("by_scale", _by("scale", "demo"), replace=True)
+    OmegaConf.register_new_resolver("by_conventions", _by("conventions", "ours"), replace=True)
 
 
-def _by_scale(values: Any, *, _root_: Any) -> Any:
-    """`${by_scale:{tiny:600,demo:20000}}` is the value for the run's scale; the demo's where no scale is set."""
-    scale = _root_.get("scale", None) or "demo"
-    if scale not in values:
-        raise ConfigError(
-            f"scale={scale} has no value in ${{by_scale:...}}, which knows {', '.join(values)}: "
-            "set the key itself on the command line."
-        )
-    return values[scale]
+def _by(key: str, default: str) -> Callable[..., Any]:
+    """`${by_scale:{tiny:600,demo:20000}}` is the entry for the run's scale, so that all sizes stand side by side."""
+
+    def choose(values: Any, *, _root_: Any) -> Any:
+        chosen = _root_.get(key, None) or default
+        if chosen not in values:
+            raise ConfigError(
+                f"{key}={chosen} has no value in ${{by_{key}:...}}, which knows {', '.join(values)}: "
+                "set the key that uses it on the command line."
+            )
+        value = values[chosen]
+        return OmegaConf.create(value) if isinstance(value, dict | list) else value
+
+    return choose
 
 
 def _expand_datasets(cfg: DictConfig, config_dirs: Sequence[str | Path]) -> None:

@@ -7,7 +7,7 @@ from ..errors import ConfigError
 
 __all__ = ["conf_folder", "describe_file", "groups"]
 
-HIDDEN = ("hydra", "recipe")  # chosen by experiments, not by people
+HIDDEN = ("hydra", "recipe", "stage_trainer")  # chosen by experiments, not by people
 
 
 def conf_folder() -> Path:
