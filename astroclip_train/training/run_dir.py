@@ -24,7 +24,6 @@ from .metrics_log import MetricsLog
 __all__ = ["RunDir", "default_name", "launch_id"]
 
 FORMAT = 1
-DONE = ("done.json", "reused.json")  # either says that a stage is finished
 BASE_KEYS = ("experiment", "scale", "dataset", "run.seed")  # what the default name spells out
 
 
@@ -147,7 +146,7 @@ class RunDir:
 
     @property
     def status(self) -> str | None:
-        """running, interrupted, failed, incomplete, finished; None for a new run."""
+        """running, interrupted, failed, partial, finished; None for a new run."""
         return self.record.get("status")
 
     @property
@@ -237,11 +236,6 @@ class RunDir:
         """Writes a new status into run.json."""
         self.record = {**self.record, "status": status, "changed": _now()}
         write_json(self.path / "run.json", self.record)
-
-    def finish(self) -> None:
-        """Marks the run finished if every stage is, else incomplete."""
-        done = all(any((self.path / "stages" / s / f).exists() for f in DONE) for s in self.cfg["stages"])
-        self.mark("finished" if done else "incomplete")
 
     def close(self, status: str | None = None) -> None:
         """Writes the status if one is given and gives the lease back; a preflight's folder is removed."""
