@@ -1,0 +1,175 @@
+"""The model spectrum: continuum, profiles of lines and bands on a wavelength axis, and reddening."""
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .atmosphere import continuum, log_ratio_planck
+from .extinction import extinction_curve
+from .lines import BANDS, HYDROGEN, line_list
+from .strengths import Star, Strengths, line_strengths, strong_lines
+
+__all__ = ["CORE_WIDTH", "Spectrum", "model_spectrum", "wave_nodes"]
+
+_LIGHT = 2.99792458e5  # km/s
+CORE_WIDTH = 35.0  # km/s, σ of the profile that carries a line's equivalent width before the instrument
+_WING_CORE = 60.0  # km/s, inside which a damping wing is flat: the Doppler core is there
+_STARK_CORE = 1.0  # Å, the same for the Stark wings of hydrogen
+_HAZE = 0.10  # optical depth at 4000 Å of unresolved lines in the Sun
+_SURFACE = 0.81  # temperature at the surface over the effective one, (½)^(1/4) warmed by lines
+
+
+def wave_nodes(low: float, high: float, n: int) -> tuple[np.ndarray, "np.ndarray"]:
+    """Chebyshev nodes in log λ between two wavelengths, (n,) in Å, and the barycentric weights, (n,)."""
+    k = np.arange(n)
+    angle = (2 * k + 1) * np.pi / (2 * n)
+    x = np.log(low) + (np.log(high) - np.log(low)) * (1 + np.cos(angle)) / 2
+    return np.exp(x), (-1.0) ** k * np.sin(angle)
+
+
+def _interpolation(nodes: np.ndarray, weights: np.ndarray, wave: np.ndarray) -> np.ndarray:
+    """Matrix (n, p) of barycentric interpolation in log λ from the nodes to the wavelengths."""
+    distance = np.log(wave)[None, :] - np.log(nodes)[:, None]
+    exact = np.abs(distance) < 1e-13
+    matrix = weights[:, None] / np.where(exact, 1.0, distance)
+    matrix = np.where(exact.any(0), exact.astype(float), matrix)
+    return matrix / matrix.sum(0)
+
+
+def _velocity(wave: np.ndarray, centre: np.ndarray) -> np.ndarray:
+    return _LIGHT * np.log(wave[None, :] / centre[:, None])
+
+
+def _core_profiles(wave: np.ndarray, centre: np.ndarray, width: np.ndarray) -> np.ndarray:
+    """Gaussians of unit area in km/s, (L, p), of σ = width (p,) in km/s."""
+    scaled = _velocity(wave, centre) / width
+    return np.exp(-0.5 * scaled**2) / (math.sqrt(2 * math.pi) * width)
+
+
+def _structure(wave: np.ndarray, width: np.ndarray) -> np.ndarray:
+    """A fixed pseudo-rotational structure of bands with periods of 6 to 20 Å, smoothed away at low resolution."""
+    total = np.ones_like(wave)
+    sigma = width / _LIGHT * wave
+    for period, phase, size in ((6.3, 0.4, 0.22), (9.1, 2.1, 0.20), (13.7, 4.0, 0.16), (20.3, 1.2, 0.12)):
+        total += size * np.exp(-2 * (np.pi * sigma / period) ** 2) * np.cos(2 * np.pi * wave / period + phase)
+    return total
+
+
+def _band_profiles(wave: np.ndarray, width: np.ndarray) -> np.ndarray:
+    """Heads that fall off exponentially to one side, (m, p); their edges are as sharp as `width` allows."""
+    rows = []
+    for band in BANDS:
+        row = np.zeros_like(wave)
+        for head, length, weight in band.heads:
+            sigma = np.maximum(width / _LIGHT * wave, 1.0)
+            inside = (wave - head) * np.sign(length)
+            edge = 1 / (1 + np.exp(-np.clip(1.7 * inside / sigma, -50, 50)))
+            row += weight * edge * np.exp(-np.maximum(inside, 0.0) / abs(length))
+        rows.append(row * _structure(wave, width))
+    return np.stack(rows)
+
+
+class Spectrum:
+    """Model spectra of stars at rest, as an instrument-free function on a fixed wavelength axis.
+
+    Formula:
+        F(λ) = F_c(λ) · (1 − D(λ) (1 − e^(−τ(λ)))),   D = 1 − B(λ, T₀)/B(λ, T_c)
+
+    where τ sums cores, damping wings, Stark wings, bands and a haze of weak lines. τ is linear in the strengths, so
+    that it is one matrix product.
+
+    Arguments:
+        wave: vacuum wavelengths at rest in Å, shape (p,).
+        core_width: σ of line cores in km/s, a number or (p,); wider than the star's for low resolution.
+        n_nodes: continuum nodes; None computes the continuum at every wavelength.
+    """
+
+    def __init__(
+        self, wave: np.ndarray, core_width: float | np.ndarray = CORE_WIDTH, n_nodes: int | None = None
+    ):
+        self.wave = np.asarray(wave, dtype=np.float64)
+        width = np.broadcast_to(np.asarray(core_width, dtype=np.float64), self.wave.shape)
+        lines = line_list()
+        strong = lines.wave[strong_lines()]
+        low, high = self.wave.min(), self.wave.max()
+        near = (lines.wave > low * (1 - 2e-3 * width.max() / 35)) & (
+            lines.wave < high * (1 + 2e-3 * width.max() / 35)
+        )
+        hydrogen = np.array([h[0] for h in HYDROGEN])
+        near_h = (hydrogen > low - 400) & (hydrogen < high + 400)
+        stark = np.abs(self.wave[None, :] - hydrogen[near_h, None])
+        core_a = np.maximum(_STARK_CORE, width / _LIGHT * self.wave)
+        near_strong = (strong > low - 150) & (strong < high + 150)
+        wing = _velocity(self.wave, strong[near_strong]) ** 2 + np.maximum(_WING_CORE, width) ** 2
+        blocks = [
+            _core_profiles(self.wave, lines.wave[near], width),
+            1 / wing,
+            1 / (stark**2 + core_a**2) ** 1.25,
+            _band_profiles(self.wave, width),
+        ]
+        kept = [near, near_strong, near_h, np.ones(len(BANDS), dtype=bool)]
+        self.template = np.concatenate(blocks)
+        self.columns = np.flatnonzero(np.concatenate(kept))
+        self.haze_shape = (4000.0 / self.wave) ** 6
+        self.extinction = extinction_curve(self.wave)
+        self.nodes, self.matrix = self.wave, None
+        if n_nodes is not None:
+            self.nodes, weights = wave_nodes(low, high, n_nodes)
+            self.matrix = _interpolation(self.nodes, weights, self.wave)
+        self._cache: dict[tuple[torch.dtype, torch.device, str], Tensor] = {}
+
+    def constant(self, name: str, like: Tensor) -> Tensor:
+        """An attribute as a tensor of the dtype and device of `like`."""
+        key = (like.dtype, like.device, name)
+        if key not in self._cache:
+            self._cache[key] = torch.as_tensor(getattr(self, name), dtype=like.dtype, device=like.device)
+        return self._cache[key]
+
+    def _spread(self, values: Tensor) -> Tensor:
+        """From the nodes to all wavelengths, (b, n) -> (b, p)."""
+        return values if self.matrix is None else values @ self.constant("matrix", values)
+
+    def continuum(self, star: Star) -> Tensor:
+        """Continuum flux per Å without reddening, on a free scale common to all axes, (b, p)."""
+        log_flux = continuum(star.label["teff"], star.deep, self.constant("nodes", star.line.theta))
+        return torch.exp(self._spread(log_flux))
+
+    def depth(self, star: Star, strengths: Strengths) -> Tensor:
+        """Share of the continuum that lines and bands take away, (b, p)."""
+        stacked = strengths.stacked()
+        columns = torch.as_tensor(self.columns, device=stacked.device)
+        tau = stacked[:, columns] @ self.constant("template", stacked)
+        label = star.label
+        weak = torch.sigmoid((7300 - label["teff"]) / 700) * torch.exp(
+            math.log(10) * (0.55 * label["feh"] + 1.4 * (star.line.theta - 1.0))
+        )
+        tau = tau + _HAZE * weak * self.constant("haze_shape", stacked)
+        surface = _SURFACE * label["teff"]
+        nodes = self.constant("nodes", stacked)
+        limit = -torch.expm1(log_ratio_planck(nodes, surface, label["teff"]))
+        return self._spread(limit) * -torch.expm1(-tau)
+
+    def redden(self, star: Star) -> Tensor:
+        """Transmission of interstellar dust, (b, p)."""
+        curve = self.constant("extinction", star.line.theta)
+        return torch.exp(-0.4 * math.log(10) * star.label["ebv"] * curve)
+
+    def __call__(self, labels: Tensor) -> Tensor:
+        """Flux of stars at rest with reddening, (b, 8) -> (b, p)."""
+        star = Star.from_labels(labels)
+        return self.continuum(star) * (1 - self.depth(star, line_strengths(star))) * self.redden(star)
+
+
+def model_spectrum(labels: Tensor, wave: Tensor | np.ndarray) -> Tensor:
+    """Flux per Å at rest, before any instrument, on a scale common to all stars of one radius.
+
+    Arguments:
+        labels: (b, 8) in the order of `LABELS`; velocity and rotation are applied by the instruments.
+        wave: vacuum Å, shape (p,).
+
+    Returns:
+        Tensor (b, p) of the dtype of `labels`.
+    """
+    return Spectrum(np.asarray(wave, dtype=np.float64))(labels)

@@ -1,0 +1,308 @@
+"""The mock stars: one model spectrum of each star seen by LAMOST LRS and by Gaia XP, written to a store."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...errors import ConfigError
+from ...files import write_json
+from ...randomness import hash64, normal, uniform
+from ..grids import LRS_GRID, XP_GRID, Grid
+from ..modality import ModalityInfo
+from ..splits import split_of
+from ..store_writer import StoreWriter
+from .labels import LABELS, UNITS, sample_labels
+from .lrs import LRS
+from .strengths import Star, line_strengths
+from .xp import XP
+
+__all__ = ["MockStars", "object_ids", "sample_snr", "simulate", "visits"]
+
+VERSION = 1  # of the simulated universe; part of its identity
+_CHUNK = 256  # stars at a time, so that intermediate results stay in the processor's cache
+_VISIT = 1 << 40  # observation number = star + visit·2⁴⁰
+SNR_RANGE = {"lrs": (10.0, 300.0), "xp": (15.0, 1000.0)}
+
+
+def object_ids(seed: int, index: np.ndarray) -> np.ndarray:
+    """Names of stars, such as "mock-0-17", (n,)."""
+    return np.char.add(f"mock-{seed}-", np.asarray(index).astype(str))
+
+
+def visits(seed: int, index: Tensor, repeats: float) -> Tensor:
+    """Whether LAMOST saw a star twice, bool (b,)."""
+    return uniform(seed, 0, index, 1, "mock visits")[:, 0] < repeats
+
+
+def sample_snr(
+    seed: int, index: Tensor, visit: int = 0, median: tuple[float, float] = (55.0, 130.0)
+) -> Tensor:
+    """S/N per pixel of LRS and per sample of XP, (b, 2), float64.
+
+    Log-normal within `SNR_RANGE`, correlated through the star's brightness; another visit changes LRS only.
+
+    Arguments:
+        seed, index: universe and int64 star numbers (b,).
+        visit: 0 or 1.
+        median: medians of LRS and XP.
+    """
+    bright = normal(seed, 0, index, 2, "mock brightness")
+    weather = normal(seed, visit, index, 1, "mock weather")[:, 0]
+    lrs = median[0] * torch.exp(0.55 * bright[:, 0] + 0.50 * weather)
+    xp = median[1] * torch.exp(0.60 * bright[:, 0] + 0.25 * bright[:, 1])
+    return torch.stack([lrs.clamp(*SNR_RANGE["lrs"]), xp.clamp(*SNR_RANGE["xp"])], dim=1)
+
+
+def simulate(
+    seed: int,
+    indices: Tensor | np.ndarray,
+    *,
+    lrs: LRS | None = None,
+    xp: XP | None = None,
+    visit: int = 0,
+    snr_median: tuple[float, float] = (55.0, 130.0),
+    modalities: tuple[str, ...] = ("lrs", "xp"),
+    dtype: torch.dtype = torch.float32,
+) -> dict[str, Tensor]:
+    """Observes stars: a function of (seed, index, visit) for each of them.
+
+    Arguments:
+        seed: the universe.
+        indices: star numbers, (n,).
+        lrs, xp: the instruments; by default those of the published grids.
+        visit: 0, or 1 for the second LAMOST observation (XP is the same).
+        snr_median: medians of the S/N of LRS and XP.
+        modalities: which surveys to compute.
+        dtype: precision of the computation and of the results.
+
+    Returns:
+        labels (n, 8) float64, lrs, lrs_ivar (n, l), lrs_snr (n,), xp, xp_ivar (n, 343), xp_snr (n,), xp_coeff,
+        xp_coeff_error (n, 110): LRS flux over its continuum, XP flux and coefficients over the flux at 550 nm.
+    """
+    indices = torch.as_tensor(indices, dtype=torch.int64)
+    lrs = _instrument("lrs") if lrs is None and "lrs" in modalities else lrs
+    xp = _instrument("xp") if xp is None and "xp" in modalities else xp
+    chunks = [
+        _simulate_chunk(seed, part, lrs, xp, visit, snr_median, modalities, dtype)
+        for part in indices.split(_CHUNK)
+    ]
+    return {name: torch.cat([chunk[name] for chunk in chunks]) for name in chunks[0]}
+
+
+_instruments: dict[str, Any] = {}
+
+
+def _instrument(name: str) -> Any:
+    if name not in _instruments:
+        _instruments[name] = LRS() if name == "lrs" else XP()
+    return _instruments[name]
+
+
+@torch.no_grad()
+def _simulate_chunk(
+    seed: int,
+    index: Tensor,
+    lrs: LRS | None,
+    xp: XP | None,
+    visit: int,
+    snr_median: tuple[float, float],
+    modalities: tuple[str, ...],
+    dtype: torch.dtype,
+) -> dict[str, Tensor]:
+    truth = sample_labels(seed, index)
+    labels = truth.to(dtype)
+    snr = sample_snr(seed, index, visit, snr_median).to(dtype)
+    star = Star.from_labels(labels)
+    strengths = line_strengths(star)
+    result: dict[str, Tensor] = {"labels": truth}
+    if "lrs" in modalities and lrs is not None:
+        flux, ivar = lrs.observe(seed, index + visit * _VISIT, lrs.flux(labels, star, strengths), snr[:, 0])
+        result |= {"lrs": flux, "lrs_ivar": ivar, "lrs_snr": snr[:, 0]}
+    if "xp" in modalities and xp is not None:
+        flux, ivar, coeff, error = xp.observe(seed, index, xp.pixels(labels, star, strengths), snr[:, 1])
+        result |= {
+            "xp": flux,
+            "xp_ivar": ivar,
+            "xp_snr": snr[:, 1],
+            "xp_coeff": coeff,
+            "xp_coeff_error": error,
+        }
+    return result
+
+
+class MockStars:
+    """A universe of stars observed by LAMOST LRS and Gaia XP, stored on first use.
+
+    Arguments:
+        n: number of stars.
+        seed: the universe; star i is the same for every n.
+        repeats: share of stars that LAMOST observed twice (two samples of one object).
+        snr_lrs, snr_xp: medians of the signal-to-noise ratios.
+        lrs_grid: log10 grid of LRS: a `Grid`, its fields, or null for the published one.
+        resolution: λ/FWHM of LRS.
+        bounds: "evaluation" (Cramér–Rao bounds for validation and test stars), "all" or "none".
+
+    Raises:
+        ConfigError: an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        n: int = 20000,
+        seed: int = 0,
+        repeats: float = 0.05,
+        snr_lrs: float = 55.0,
+        snr_xp: float = 130.0,
+        lrs_grid: Grid | Mapping[str, Any] | None = None,
+        resolution: float = 1800.0,
+        bounds: str = "evaluation",
+    ) -> None:
+        if n < 1 or not 0 <= repeats <= 1 or min(snr_lrs, snr_xp) <= 0:
+            raise ConfigError(
+                f"mock stars need n ≥ 1, 0 ≤ repeats ≤ 1 and positive S/N, got n={n}, repeats={repeats}, "
+                f"snr_lrs={snr_lrs}, snr_xp={snr_xp}."
+            )
+        if bounds not in ("evaluation", "all", "none"):
+            raise ConfigError(f"mock stars: bounds is {bounds!r}, expected evaluation, all or none.")
+        grid = LRS_GRID if lrs_grid is None else lrs_grid
+        self.n, self.seed, self.repeats, self.bounds = int(n), int(seed), float(repeats), bounds
+        self.snr_median = (float(snr_lrs), float(snr_xp))
+        self.lrs_grid = grid if isinstance(grid, Grid) else Grid(**dict(grid))
+        self.resolution = float(resolution)
+
+    def describe(self) -> dict[str, Any]:
+        """What the stored universe is a function of."""
+        return {
+            "dataset": "mock_stars",
+            "version": VERSION,
+            "n": self.n,
+            "seed": self.seed,
+            "repeats": self.repeats,
+            "snr_median": list(self.snr_median),
+            "lrs_grid": self.lrs_grid.to_json(),
+            "resolution": self.resolution,
+            "bounds": self.bounds,
+        }
+
+    def prepare(self, cache_root: Path, progress: bool = True) -> list[Path]:
+        """Writes the store unless it is there.
+
+        Returns:
+            The path of the one store file.
+        """
+        key = f"{hash64(*map(str, self.describe().items())) & 0xFFFFFFFFFFFF:012x}"
+        path = Path(cache_root) / "mock_stars" / f"stars-{self.n}-{self.seed}-{key}.h5"
+        if not path.exists():
+            self.write(path, progress)
+            write_json(path.with_suffix(".json"), self.describe())
+        return [path]
+
+    def write(self, path: Path, progress: bool = True) -> None:
+        """Simulates all observations and writes them to a store."""
+        lrs, xp = LRS(self.lrs_grid, self.resolution), _instrument("xp")
+        star = torch.arange(self.n)
+        twice = star[visits(self.seed, star, self.repeats)]
+        order = torch.cat([star, twice])
+        visit = torch.cat([torch.zeros_like(star), torch.ones_like(twice)])
+        names = object_ids(self.seed, order.numpy())
+        labels = sample_labels(self.seed, order)
+        with (
+            StoreWriter(path, created_by="astroclip_train.data.mock.MockStars") as writer,
+            _bar(progress) as advance,
+        ):
+            writer.add_modality("lrs", self._lrs_info())
+            writer.add_modality("xp", _xp_info())
+            for number, indices, surveys in ((0, star, ("lrs", "xp")), (1, twice, ("lrs",))):
+                for part in indices.split(16 * _CHUNK):
+                    self._append(writer, part, number, surveys, lrs, xp)
+                    advance(len(part), len(order))
+            obs = np.char.add(np.char.add(names, "-"), visit.numpy().astype(str))
+            writer.set_samples(names, obs, {"lrs": np.arange(len(order)), "xp": order.numpy()})
+            for i, name in enumerate(LABELS):
+                writer.set_label(name, labels[:, i].numpy(), UNITS[name], "simulation")
+            if self.bounds != "none":
+                self._write_bounds(writer, names, order, visit, labels, lrs, xp)
+
+    def _append(
+        self, writer: StoreWriter, part: Tensor, visit: int, surveys: tuple[str, ...], lrs: LRS, xp: XP
+    ) -> None:
+        data = simulate(
+            self.seed, part, lrs=lrs, xp=xp, visit=visit, snr_median=self.snr_median, modalities=surveys
+        )
+        for m in surveys:
+            columns = {"coeff": data["xp_coeff"], "coeff_error": data["xp_coeff_error"]} if m == "xp" else {}
+            columns |= {"flux": data[m], "ivar": data[f"{m}_ivar"], "snr": data[f"{m}_snr"]}
+            writer.append(m, **{k: v.numpy() for k, v in columns.items()})
+
+    def _write_bounds(
+        self,
+        writer: StoreWriter,
+        names: np.ndarray,
+        order: Tensor,
+        visit: Tensor,
+        labels: Tensor,
+        lrs: LRS,
+        xp: XP,
+    ) -> None:
+        """Bounds of the evaluation samples (or all), NaN elsewhere."""
+        from ...evaluation.bounds import crb_covariance
+
+        wanted = np.ones(len(order), bool) if self.bounds == "all" else split_of(names) != "train"
+        rows = torch.as_tensor(np.flatnonzero(wanted))
+        first, second = (sample_snr(self.seed, order[rows], v, self.snr_median) for v in (0, 1))
+        snr = torch.where(visit[rows, None] == 0, first, second)
+        for m, covariance in crb_covariance(labels[rows], snr, lrs=lrs, xp=xp).items():
+            sigma = torch.sqrt(torch.diagonal(covariance, dim1=1, dim2=2))
+            for i, name in enumerate(LABELS):
+                values = np.full(len(order), np.nan)
+                values[rows.numpy()] = sigma[:, i].numpy()
+                writer.set_bound(m, name, values)
+
+    def _lrs_info(self) -> ModalityInfo:
+        return ModalityInfo(
+            survey="mock LAMOST LRS",
+            grid=self.lrs_grid,
+            unit="",
+            medium="vacuum",
+            frame="heliocentric",
+            resolution=f"R={self.resolution:g}",
+            normalisation=("continuum",),
+        )
+
+
+def _xp_info() -> ModalityInfo:
+    return ModalityInfo(
+        survey="mock Gaia XP",
+        grid=XP_GRID,
+        unit="",
+        medium="vacuum",
+        frame="observed",
+        resolution="FWHM=9-27nm",
+        normalisation=("flux_550nm",),
+    )
+
+
+class _bar:
+    """A progress bar on a terminal: `with _bar(True) as advance: advance(done, total)`."""
+
+    def __init__(self, shown: bool) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (TextColumn("mock stars"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self.progress = Progress(*columns, disable=not shown)
+
+    def __enter__(self) -> Callable[[int, int], None]:
+        self.progress.start()
+        self.task = self.progress.add_task("", total=None)
+
+        def advance(done: int, total: int) -> None:
+            self.progress.update(self.task, advance=done, total=total)
+
+        return advance
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
