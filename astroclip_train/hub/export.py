@@ -1,8 +1,10 @@
 """Writes a trained model as a folder to share: model.safetensors, config.json and a card."""
 
+import logging
 import os
 import shutil
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from .. import __version__
-from ..errors import DataError, RunError
+from ..errors import AstroTrainError, DataError, RunError
 from ..files import read_json, write_json, write_text
 from .card import card
 from .domain import DomainGuard
@@ -19,7 +21,9 @@ from .load import assemble
 from .model import AstroModel
 from .parts import CONFIG_FORMAT, Parts, plain, read_parts
 
-__all__ = ["add_domain", "export"]
+__all__ = ["add_domain", "export", "training_features"]
+
+log = logging.getLogger(__name__)
 
 
 def export(
@@ -112,3 +116,47 @@ def _metrics(source: str | Path) -> dict[str, Any] | None:
         if (folder / "metrics.json").exists():
             return read_json(folder / "metrics.json")
     return None
+
+
+def training_features(
+    source: str | Path, stores: Sequence[str | Path] | None = None, most: int = 10_000
+) -> dict[str, Tensor]:
+    """Aligned embeddings of training objects, from which the domain is learned; empty without data.
+
+    Arguments:
+        source: the model.
+        stores: training data; by default those that the run's configuration names, if they are still there.
+        most: objects at most.
+    """
+    from .answers import embeddings
+    from .inputs import Inputs, open_inputs
+
+    model = assemble(read_parts(source))
+    wanted = [m for m in model.modalities if f"{m}.aligned" in model.routes]
+    paths = list(stores) if stores else _stores_of_run(Path(source))
+    if not wanted or not paths:
+        return {}
+    found = {}
+    for m in wanted:
+        inputs = open_inputs(paths, model, [m], Path(), "train")
+        good = inputs.samples[inputs.quality() == "good"][:most]
+        if len(good) >= 4:
+            found[f"{m}.aligned"] = embeddings(model, Inputs(inputs.store, (m,), good), "aligned")
+    return found
+
+
+def _stores_of_run(run: Path) -> list[Path]:
+    """Stores that a run was trained on, where its data set is already prepared."""
+    if not (run / "config.yaml").exists():
+        return []
+    from omegaconf import OmegaConf
+
+    from ..config.targets import build
+
+    config: Any = OmegaConf.to_container(OmegaConf.load(run / "config.yaml"), resolve=True)
+    cache = config["data"].get("cache_root") or Path(config["run"]["root"]) / ".cache"
+    try:
+        return list(build(config["dataset"]).prepare(Path(cache), progress=False))
+    except (AstroTrainError, OSError, KeyError, TypeError) as error:
+        log.warning("the training data of %s cannot be opened (%s)", run, error)
+        return []

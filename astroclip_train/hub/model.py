@@ -1,6 +1,6 @@
 """A trained model in plain PyTorch: embed, predict, translate and search spectra on its own grid."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -144,14 +144,19 @@ class AstroModel(nn.Module):
         return f"its grid of {self.info(modality).grid}"
 
     def features(
-        self, name: str, spectra: Mapping[str, Spectra], routes: Mapping[str, list[str]] | None = None
+        self,
+        name: str,
+        spectra: Mapping[str, Spectra],
+        routes: Mapping[str, list[str]] | None = None,
+        seen: dict[str, Tensor] | None = None,
     ) -> Tensor:
-        """The input `name`, shape (b, k); `+` joins inputs along k.
+        """The input `name`, shape (b, k); `+` joins inputs along k; `seen` keeps what several inputs share.
 
         Raises:
             ConfigError: the model has no such input or a modality was not given.
         """
         routes = self.routes if routes is None else routes
+        seen = {} if seen is None else seen
         pieces = []
         for piece in name.split("+"):
             if piece not in routes:
@@ -161,20 +166,24 @@ class AstroModel(nn.Module):
                 raise ConfigError(
                     f"{name} needs {modality} spectra, and only {', '.join(spectra)} were given."
                 )
-            pieces.append(self._follow(routes[piece], modality, spectra[modality]))
+            pieces.append(self._follow(routes[piece], modality, spectra[modality], seen))
         return torch.cat(pieces, dim=-1) if len(pieces) > 1 else pieces[0]
 
-    def _follow(self, route: list[str], modality: str, spectra: Spectra) -> Tensor:
+    def _follow(self, route: list[str], modality: str, spectra: Spectra, seen: dict[str, Tensor]) -> Tensor:
         flux, ivar, mask = self._prepare(modality, spectra)
         assert flux is not None
-        x, encoded = flux, False
+        x, encoded, done = flux, False, modality
         for name in route:
-            if name == ROUND:
+            done = f"{done}>{name}"
+            if done in seen:
+                x, encoded = seen[done], True
+            elif name == ROUND:
                 x = x.to(torch.bfloat16).to(torch.float32)
             elif not encoded and name.split(".", 1)[0] in ("encoders", "single", "tuned"):
                 x, encoded = self.part(name)(x, ivar, mask), True
             else:
                 x = self.part(name)(x)
+            seen[done] = x
         return x.mean(1) if x.ndim == 3 else x  # tokens that nothing pools: their mean
 
     @torch.inference_mode()
@@ -255,6 +264,7 @@ class AstroModel(nn.Module):
         head: str | None = None,
         source: str | None = None,
         n_samples: int = 256,
+        seen: dict[str, Tensor] | None = None,
     ) -> dict[str, LabelPrediction]:
         """All labels from one pass over the spectra: label -> mean, standard deviation, unit.
 
@@ -269,7 +279,7 @@ class AstroModel(nn.Module):
             self.length(name)
         chosen = self.choose_predictor(list(spectra), head, source)
         entry = self.predictors[chosen]
-        features = self.features(entry["input"], spectra, entry["routes"])
+        features = self.features(entry["input"], spectra, entry["routes"], seen)
         generator = torch.Generator(device=self.device).manual_seed(0)
         answer = self.part(f"predictors.{chosen}").predict(features, n_samples=n_samples, generator=generator)  # type: ignore[operator]
         units = self.metadata.get("label_units", {})
@@ -326,12 +336,3 @@ def _key(name: str) -> str:
 
 def _array(value: Any) -> np.ndarray:
     return value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
-
-
-def in_batches(n: int, size: int, progress: Callable[[int], None] | None = None) -> Any:
-    """Slices of at most `size` rows over n rows; `progress` hears how many are done."""
-    for start in range(0, n, size):
-        stop = min(start + size, n)
-        yield slice(start, stop)
-        if progress is not None:
-            progress(stop)

@@ -1,7 +1,7 @@
 """Numbers with units to CSV, ECSV, FITS or Parquet, chosen by the suffix."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +29,16 @@ def check_suffix(path: str | Path) -> None:
 
 
 def write_table(
-    path: str | Path, columns: Mapping[str, tuple[Any, str]], meta: Mapping[str, str] | None = None
+    path: str | Path,
+    columns: Mapping[str, tuple[Any, str]],
+    meta: Mapping[str, str] | None = None,
+    pixels: Sequence[str] = (),
 ) -> None:
     """Writes columns name -> (values (b,) or (b, k), unit) whole.
 
     ECSV and FITS carry units in their own way, Parquet in the field metadata under `unit`, CSV in the header
-    as `name [unit]`; CSV spreads (b, k) over columns `name_0` … `name_k-1`.
+    as `name [unit]`; CSV spreads (b, k) over columns `name_0` … `name_k-1`, or `name_<pixel>` where `pixels`
+    names all k.
 
     Raises:
         ConfigError: unknown suffix; DataError: the file cannot be written.
@@ -42,12 +46,16 @@ def write_table(
     check_suffix(path)
     meta = dict(meta or {})
     arrays = {name: (np.asarray(values), unit) for name, (values, unit) in columns.items()}
-    writer = {".csv": _csv, ".ecsv": _astropy, ".fits": _astropy, ".parquet": _parquet}[Path(path).suffix]
     with atomic_write(path) as temporary:
-        writer(temporary, arrays, meta)
+        if Path(path).suffix == ".csv":
+            _csv(temporary, arrays, pixels)
+        elif Path(path).suffix == ".parquet":
+            _parquet(temporary, arrays, meta)
+        else:
+            _astropy(temporary, arrays, meta)
 
 
-def _csv(path: Path, arrays: dict[str, tuple[np.ndarray, str]], meta: dict[str, str]) -> None:
+def _csv(path: Path, arrays: dict[str, tuple[np.ndarray, str]], pixels: Sequence[str]) -> None:
     from astropy.table import Table
 
     flat = {}
@@ -56,7 +64,8 @@ def _csv(path: Path, arrays: dict[str, tuple[np.ndarray, str]], meta: dict[str, 
         if values.ndim == 1:
             flat[name + head] = values
         else:
-            flat |= {f"{name}_{j}{head}": values[:, j] for j in range(values.shape[1])}
+            ends = pixels if len(pixels) == values.shape[1] else range(values.shape[1])
+            flat |= {f"{name}_{end}{head}": values[:, j] for j, end in enumerate(ends)}
     Table(flat).write(path, format="ascii.csv", overwrite=True)
 
 
