@@ -51,7 +51,7 @@ def gaussian_pit(truth: ArrayLike, mean: ArrayLike, std: ArrayLike) -> Array:
 
 
 def gaussian_nll(truth: ArrayLike, mean: ArrayLike, std: ArrayLike) -> Array:
-    """The negative log density of a Gaussian prediction, nats, density per the label's unit; NaN if missing."""
+    """The negative log density of a Gaussian prediction in nats, per the label's unit; NaN if missing."""
     t, m, s = _f64(truth), _f64(mean), _f64(std)
     with np.errstate(invalid="ignore", divide="ignore"):
         return 0.5 * np.square((t - m) / s) + np.log(s) + 0.5 * np.log(2 * np.pi)

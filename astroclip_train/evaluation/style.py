@@ -1,0 +1,102 @@
+"""How figures of a report look, and how label names are written in them."""
+
+import base64
+import io
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+__all__ = ["ACCENT", "COLOURS", "GREY", "INK", "figure", "label_title", "number", "png_uri", "symbol"]
+
+INK, GREY, ACCENT = "#1f2933", "#8a94a0", "#c2410c"
+COLOURS = ("#1d4ed8", "#c2410c", "#15803d", "#7c3aed", "#b45309", "#0e7490", "#be185d", "#4d7c0f")
+
+RC: Any = {
+    "font.size": 8.5,
+    "axes.titlesize": 9.0,
+    "axes.labelsize": 8.5,
+    "axes.edgecolor": "#b8c0c8",
+    "axes.labelcolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.7,
+    "axes.titlelocation": "left",
+    "axes.grid": True,
+    "grid.color": "#eceff2",
+    "grid.linewidth": 0.7,
+    "text.color": INK,
+    "xtick.color": "#52606d",
+    "ytick.color": "#52606d",
+    "xtick.labelsize": 7.5,
+    "ytick.labelsize": 7.5,
+    "legend.fontsize": 7.5,
+    "legend.frameon": False,
+    "lines.linewidth": 1.2,
+    "axes.axisbelow": True,
+}
+
+_SYMBOLS = {
+    "teff": "Teff",
+    "logg": "log g",
+    "feh": "[Fe/H]",
+    "alpha_fe": "[α/Fe]",
+    "c_fe": "[C/Fe]",
+    "ebv": "E(B−V)",
+    "rv": "RV",
+}
+
+
+def symbol(label: str) -> str:
+    """How a label is written in the field; unknown names stay as they are."""
+    return _SYMBOLS.get(label, label)
+
+
+def label_title(label: str, unit: str = "") -> str:
+    """Symbol and unit, such as `Teff [K]`."""
+    return f"{symbol(label)} [{unit}]" if unit else symbol(label)
+
+
+def number(value: Any, digits: int = 3) -> str:
+    """A number with `digits` significant digits and thousands separated; an en dash for None and NaN."""
+    if value is None or value != value:
+        return "–"
+    value = float(value)
+    if value == 0:
+        return "0"
+    if abs(value) >= 10 ** (digits - 1):
+        return f"{value:,.0f}"
+    text = f"{value:.{digits}g}"
+    if "e" in text:
+        return text if abs(value) < 1e-4 else f"{value:.6f}".rstrip("0")
+    whole, _, decimals = text.partition(".")
+    wanted = digits - (len(whole.lstrip("-0")) if whole.lstrip("-0") else 0)
+    if not whole.lstrip("-0"):
+        wanted += len(decimals) - len(decimals.lstrip("0"))
+    return f"{whole}.{decimals.ljust(wanted, '0')}" if wanted > 0 else whole
+
+
+def figure(
+    rows: int, columns: int, width: float = 9.6, height: float = 2.4, **keywords: Any
+) -> tuple[Figure, list[list[Axes]]]:
+    """A figure of rows x columns panels in the report's style, without the global state of pyplot.
+
+    Arguments:
+        rows, columns: of panels.
+        width: of the whole figure, inches.
+        height: of one row, inches.
+        keywords: of `Figure.subplots`.
+    """
+    with mpl.rc_context(RC):
+        drawn = Figure(figsize=(width, height * rows), layout="constrained", facecolor="white")
+        panels = drawn.subplots(rows, columns, squeeze=False, **keywords)
+    return drawn, [list(row) for row in panels]
+
+
+def png_uri(drawn: Figure, dpi: int = 125) -> str:
+    """A figure as a PNG in a data URI, so that the report needs no other file."""
+    buffer = io.BytesIO()
+    with mpl.rc_context(RC):
+        drawn.savefig(buffer, format="png", dpi=dpi)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
