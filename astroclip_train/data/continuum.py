@@ -1,4 +1,4 @@
-"""The pseudo-continuum that turns LAMOST flux into line depths: an upper envelope of polynomials, applied once."""
+"""Continua that turn flux into line depths, applied once: SpecCLIP's upper envelope or a polynomial."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -8,7 +8,15 @@ from scipy.ndimage import median_filter
 
 from ..errors import DataError
 
-__all__ = ["BLUE", "RED", "Normalised", "fill_bad_pixels", "fit_continuum", "normalise_continuum"]
+__all__ = [
+    "BLUE",
+    "RED",
+    "Normalised",
+    "fill_bad_pixels",
+    "fit_continuum",
+    "fit_polynomial",
+    "normalise_continuum",
+]
 
 BLUE = (3700.0, 5700.0)  # Å, window of the 5th-order envelope
 RED = 6100.0  # Å, start of the 4th-order fit
@@ -19,7 +27,7 @@ EDGE = 10.0  # Å, half-width of the search for the flux at the edge of a Balmer
 
 
 class Normalised(NamedTuple):
-    """Flux in units of its continuum (n, l), its inverse variance, the good pixels and the continuum itself."""
+    """Flux over its continuum (n, l), its inverse variance, the good pixels and the continuum itself."""
 
     flux: np.ndarray
     ivar: np.ndarray | None
@@ -40,13 +48,13 @@ def fill_bad_pixels(flux: np.ndarray, good: np.ndarray) -> np.ndarray:
 
 
 def _projector(wave: np.ndarray, order: int) -> np.ndarray:
-    """Orthonormal polynomials up to `order` on these pixels, (l, order + 1): a least-squares fit is q qᵀ y."""
+    """Orthonormal polynomials up to `order` on these pixels, (l, order + 1); a fit is then q qᵀ y."""
     scaled = 2 * (wave - wave[0]) / (wave[-1] - wave[0]) - 1
     return np.linalg.qr(np.polynomial.chebyshev.chebvander(scaled, order))[0]
 
 
 def _bridge_balmer(wave: np.ndarray, flux: np.ndarray, offset: int) -> np.ndarray:
-    """Cuts the three Balmer zones of hot stars by straight lines between the highest fluxes near their edges."""
+    """Replaces three Balmer zones of hot stars by lines between the highest fluxes near their edges."""
     pixels = np.arange(len(wave))
     lines = []
     for low, high in BALMER:
@@ -97,22 +105,24 @@ def fit_continuum(
 ) -> np.ndarray:
     """The pseudo-continuum of spectra that share one wavelength scale.
 
-    After a 7-pixel median filter, a 5th-order polynomial envelope is raised ten times over the data in the blue
-    window (Balmer lines of hot stars bridged first) and a clipped 4th-order one fitted beyond `red`; in between and
-    outside, the continuum is the filtered flux itself, so those pixels carry no line information.
+    After a 7-pixel median filter, a 5th-order polynomial envelope is raised ten times over the data in the
+    blue window (Balmer lines of hot stars bridged first) and a clipped 4th-order one fitted beyond `red`; in
+    between and outside, the continuum is the filtered flux itself, so those pixels carry no line information.
 
     Arguments:
         wave: vacuum wavelengths in Å, increasing, shape (l,).
         flux: spectra of shape (n, l), any flux unit, frame as observed.
         mask: good pixels (n, l); the others and non-finite ones are bridged before the fit.
         blue, red: the two windows in Å.
-        published: reproduces the released code for its weights: no bad-pixel treatment, zero padding in the median
+        published: reproduces the released code for its weights: no bad-pixel treatment, zero padding in the
+        median
             filter, and Balmer zones shifted by the number of pixels below the blue window (its index slip).
 
     Returns:
         Continuum of shape (n, l), float64; it may be zero or negative where the flux is.
 
-    Source: the steps of the SpecCLIP preparation (arXiv:2507.01939), whose Savitzky–Golay step has no effect there.
+    Source: the steps of the SpecCLIP preparation (arXiv:2507.01939), whose Savitzky–Golay step has no effect
+    there.
     """
     wave = np.asarray(wave, dtype=np.float64)
     finite = np.isfinite(flux)
@@ -130,6 +140,27 @@ def fit_continuum(
     return continuum
 
 
+def fit_polynomial(
+    wave: np.ndarray, flux: np.ndarray, mask: np.ndarray | None = None, order: int = 6
+) -> np.ndarray:
+    """A smooth continuum that is linear in the flux: least-squares polynomial in log λ over the good pixels.
+
+    It runs through the spectrum rather than over it, and noise propagates through it exactly, as for the mock
+    stars. Shapes: wave (l,), flux and mask (n, l) -> (n, l) float64; rows with too few good pixels become
+    zero.
+    """
+    basis = _projector(np.log(np.asarray(wave, dtype=np.float64)), order)
+    good = np.isfinite(flux) if mask is None else mask & np.isfinite(flux)
+    values = np.where(good, flux, 0.0).astype(np.float64)
+    if good.all():
+        return values @ basis @ basis.T
+    normal = np.einsum("lj,nl,lk->njk", basis, good.astype(np.float64), basis, optimize=True)
+    enough = good.sum(axis=1) > 4 * order
+    normal[~enough] = np.eye(order + 1)
+    coefficients = np.linalg.solve(normal, (values @ basis)[..., None])[..., 0]
+    return np.where(enough[:, None], coefficients, 0.0) @ basis.T
+
+
 def normalise_continuum(
     wave: np.ndarray,
     flux: np.ndarray,
@@ -137,11 +168,12 @@ def normalise_continuum(
     mask: np.ndarray | None = None,
     *,
     applied: Sequence[str] = (),
+    kind: str = "envelope",
     blue: tuple[float, float] = BLUE,
     red: float = RED,
     published: bool = False,
 ) -> Normalised:
-    """Divides spectra by their pseudo-continuum; inverse variance is multiplied by its square.
+    """Divides spectra by their continuum of `kind` envelope or polynomial; ivar is multiplied by its square.
 
     Pixels whose continuum is not positive cannot be normalised: they get flux 1, no weight, and mask False
     (`published=True` divides them by 1 instead). Shapes: wave (l,), the others (n, l). Arguments as in
@@ -156,7 +188,10 @@ def normalise_continuum(
             "use them as they are, or start from the flux of the survey's files."
         )
     good = np.isfinite(flux) if mask is None else mask & np.isfinite(flux)
-    continuum = fit_continuum(wave, flux, good, blue=blue, red=red, published=published)
+    if kind == "polynomial":
+        continuum = fit_polynomial(wave, flux, good)
+    else:
+        continuum = fit_continuum(wave, flux, good, blue=blue, red=red, published=published)
     positive = continuum > 0
     good = good if published else good & positive
     scale = np.where(positive, continuum, 1.0)

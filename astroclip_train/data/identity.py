@@ -1,4 +1,4 @@
-"""Which observations are of one object on the sky: Gaia source ids where known, else groups of near positions."""
+"""Which observations are of one object: by Gaia source ids where known, else by near positions."""
 
 import numpy as np
 
@@ -53,8 +53,8 @@ def name_objects(
 ) -> np.ndarray:
     """Object ids (n,) of observations: a Gaia source id where known, for a group where any member's is known.
 
-    Members of a position group without an own id take the id of the nearest member that has one; groups without any
-    are named by their median position; observations without a position keep their own obs_id.
+    Members of a position group without an own id take the id of the nearest member that has one; groups
+    without any are named by their median position; observations without a position keep their own obs_id.
 
     Arguments:
         ra, dec: degrees, NaN where unknown, shape (n,).
@@ -86,7 +86,7 @@ def name_objects(
 def match_positions(
     ra: np.ndarray, dec: np.ndarray, other_ra: np.ndarray, other_dec: np.ndarray, radius: float = RADIUS
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Index of the nearest other position within `radius` arcsec, -1 where none, and how many others lie within it.
+    """The nearest other position within `radius` arcsec, -1 where none, and how many lie within it.
 
     Positions in degrees; those that are not finite match nothing. Returns two int arrays of shape (n,).
     """

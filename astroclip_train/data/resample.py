@@ -10,7 +10,7 @@ SAME_PIXEL = 5e-3  # share of a pixel below which two scales are the same: 0.4 k
 
 
 class Resampled(NamedTuple):
-    """Flux, inverse variance and good pixels on the new grid, each (n, l); what is not covered is NaN, 0, False."""
+    """Flux, inverse variance and good pixels on the new grid, (n, m); uncovered ones are NaN, 0, False."""
 
     flux: np.ndarray
     ivar: np.ndarray | None
@@ -26,11 +26,11 @@ def resample(
     *,
     logarithmic: bool = True,
 ) -> Resampled:
-    """Spectra (n, l) on a shared scale `wave` (l,), brought to `target` (m,), both increasing and in one unit.
+    """Spectra (n, l) on a shared scale `wave` (l,), brought to `target` (m,), both increasing, in one unit.
 
-    Linear interpolation, in log10 of wavelength or in wavelength; variances are propagated with the squared weights,
-    (1-w)² σ₀² + w² σ₁². An output pixel is good if every input pixel with weight is; grids that coincide to
-    5e-3 pixel are copied without smoothing, and pixels outside `wave` are not good.
+    Linear interpolation, in log10 of wavelength or in wavelength; variances are propagated with the squared
+    weights, (1-w)² σ₀² + w² σ₁². An output pixel is good if every input pixel with weight is; grids that
+    coincide to 5e-3 pixel are copied without smoothing, and pixels outside `wave` are not good.
     """
     x, t = (np.log10(wave), np.log10(target)) if logarithmic else (wave, target)
     position = np.interp(t, x, np.arange(len(x)))

@@ -19,6 +19,7 @@ from .shard import FORMAT, NOT_MODALITIES, VERSION, content_hash
 __all__ = ["StoreWriter"]
 
 CHUNK_ROWS = 256  # about a megabyte of spectra, and the sampler's block
+CHUNK_BYTES = 4 << 20  # bounds the chunks of wide columns, such as covariance factors
 
 
 class StoreWriter:
@@ -164,8 +165,10 @@ class StoreWriter:
                 raise DataError(f"{self.path}, {m}/{name} has {len(values)} rows beside {n} of flux.")
             if not start:
                 shape = values.shape[1:]
+                row_bytes = values.dtype.itemsize * int(np.prod(shape))
+                rows = max(1, min(CHUNK_ROWS, CHUNK_BYTES // row_bytes))
                 group.create_dataset(
-                    name, (0, *shape), values.dtype, maxshape=(None, *shape), chunks=(CHUNK_ROWS, *shape)
+                    name, (0, *shape), values.dtype, maxshape=(None, *shape), chunks=(rows, *shape)
                 )
             group[name].resize(start + n, axis=0)
             group[name][start:] = values

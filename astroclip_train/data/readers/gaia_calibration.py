@@ -11,7 +11,15 @@ import numpy as np
 from ...errors import require
 from .gaia_xp import BASES, CoefficientBatch
 
-__all__ = ["REFERENCE", "SIGNIFICANCE", "WAVE", "XpSpectra", "calibrate", "design_matrix", "scale_to_reference"]
+__all__ = [
+    "REFERENCE",
+    "SIGNIFICANCE",
+    "WAVE",
+    "XpSpectra",
+    "calibrate",
+    "design_matrix",
+    "scale_to_reference",
+]
 
 WAVE = 336.0 + 2.0 * np.arange(343)  # vacuum nm
 REFERENCE = 550.0  # nm, the flux that spectra are divided by
@@ -19,7 +27,7 @@ SIGNIFICANCE = 3.0  # a normaliser below this many of its own standard deviation
 
 
 class XpSpectra(NamedTuple):
-    """Calibrated spectra: flux, sigma (n, 343) in W m⁻² nm⁻¹, mask (n, 343), and the covariance factor of coefficients.
+    """Calibrated spectra: flux and sigma (n, 343) in W m⁻² nm⁻¹, good pixels, and a covariance factor.
 
     factor (n, 110, 110) is lower triangular by blocks with C = F Fᵀ, or None where correlations are unknown.
     """
@@ -39,7 +47,7 @@ def design_matrix() -> np.ndarray:
     Raises:
         ConfigError: GaiaXPy is not installed.
     """
-    # GaiaXPy prints its progress to the stdout that it saw at import, and touches an option that pandas 3 deprecates
+    # GaiaXPy prints to the stdout that it saw at import, and touches an option that pandas 3 deprecates
     with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         gaiaxpy = require("gaiaxpy", extra="gaia")
@@ -81,7 +89,7 @@ def _factor(batch: CoefficientBatch) -> np.ndarray:
         # float32 correlations of the archive can have eigenvalues just below zero
         values, vectors = np.linalg.eigh(batch.correlation[:, b])
         root = vectors * np.sqrt(np.clip(values, 1e-10, None))[:, None, :]
-        lower = np.linalg.qr(root.transpose(0, 2, 1), mode="r").transpose(0, 2, 1)
+        lower = np.asarray(np.linalg.qr(root.transpose(0, 2, 1), mode="r")).transpose(0, 2, 1)
         sign = np.where(np.diagonal(lower, axis1=1, axis2=2) < 0, -1.0, 1.0)
         errors = np.nan_to_num(batch.error[:, block])
         factor[:, block, block] = errors[:, :, None] * lower * sign[:, None, :]
@@ -91,8 +99,8 @@ def _factor(batch: CoefficientBatch) -> np.ndarray:
 def calibrate(batch: CoefficientBatch) -> XpSpectra:
     """Flux, standard deviations and good pixels of continuous spectra on `WAVE`.
 
-    With a photometer missing, only the pixels to which it does not contribute are good. Without correlations in the
-    file, the coefficients are taken as independent for the standard deviations.
+    With a photometer missing, only the pixels to which it does not contribute are good. Without correlations
+    in the file, the coefficients are taken as independent for the standard deviations.
     """
     matrix = design_matrix()
     coeff = np.nan_to_num(batch.coeff)
@@ -112,7 +120,7 @@ def calibrate(batch: CoefficientBatch) -> XpSpectra:
 def scale_to_reference(
     flux: np.ndarray, sigma: np.ndarray, mask: np.ndarray, wave: np.ndarray = WAVE
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The flux at 550 nm (n,) and whether it is significantly positive, that is good and above 3 of its σ (n,)."""
+    """The flux at 550 nm (n,) and whether it is significantly positive: good and above 3 of its σ (n,)."""
     pixel = int(np.argmin(np.abs(wave - REFERENCE)))
     reference, error = flux[:, pixel], sigma[:, pixel]
     return reference, mask[:, pixel] & np.isfinite(reference) & (reference > SIGNIFICANCE * error)

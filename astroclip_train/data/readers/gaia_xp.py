@@ -23,8 +23,8 @@ BANDS = ("bp", "rp")
 class CoefficientBatch:
     """Continuously represented spectra: 55 BP then 55 RP coefficients, in the archive's unit.
 
-    source_id (n,) text; coeff, error (n, 110), NaN where a photometer is missing; correlation (n, 2, 55, 55) or None
-    where the file has none; ra, dec (n,) degrees, NaN if not in the file.
+    source_id (n,) text; coeff, error (n, 110), NaN where a photometer is missing; correlation (n, 2, 55, 55)
+    or None where the file has none; ra, dec (n,) degrees, NaN if not in the file.
     """
 
     source_id: np.ndarray
@@ -50,8 +50,9 @@ class SampledBatch:
 def read(path: str | Path, chunk: int = 1024) -> Iterator[CoefficientBatch | SampledBatch]:
     """Batches of the spectra in one file: CSV, ECSV, FITS or VOTable, plain or gzipped.
 
-    Understands the archive's XP_CONTINUOUS tables (array columns), combined tables with one column per coefficient
-    (bp_coeff_0, e_bp_coeff_0), XP_SAMPLED tables, and the datalink form with one row per wavelength.
+    Understands the archive's XP_CONTINUOUS tables (array columns), combined tables with one column per
+    coefficient (bp_coeff_0, e_bp_coeff_0), XP_SAMPLED tables, and the datalink form with one row per
+    wavelength.
 
     Raises:
         DataError: damaged file, or none of these layouts.
@@ -73,7 +74,8 @@ def read(path: str | Path, chunk: int = 1024) -> Iterator[CoefficientBatch | Sam
                 yield _sampled(lowered)
             else:
                 raise DataError(
-                    f"{path} has none of the columns of Gaia XP spectra (bp_coefficients, bp_coeff_0, or source_id with "
+                    f"{path} has none of the columns of Gaia XP spectra (bp_coefficients, bp_coeff_0, or "
+                    "source_id with "
                     f"flux) but {', '.join(list(columns)[:6])}: give an XP_CONTINUOUS or XP_SAMPLED table."
                 )
         except (ValueError, TypeError, KeyError) as error:
@@ -115,7 +117,9 @@ def _continuous(columns: dict[str, Any]) -> CoefficientBatch:
                     raise ValueError(f"source {ids[i]} has {band} coefficients without correlations")
                 correlation[i, b][lower] = pairs
                 correlation[i, b].T[lower] = pairs
-    return CoefficientBatch(ids, coeff.reshape(n, -1), error.reshape(n, -1), correlation, *_positions(columns, n))
+    return CoefficientBatch(
+        ids, coeff.reshape(n, -1), error.reshape(n, -1), correlation, *_positions(columns, n)
+    )
 
 
 def _combined(columns: dict[str, Any]) -> CoefficientBatch:

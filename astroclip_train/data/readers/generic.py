@@ -18,10 +18,10 @@ __all__ = ["Layout", "label_keys", "read", "read_wave"]
 class Layout:
     """Which array of a file is what; empty text means absent.
 
-    flux, ivar, sigma (n, l); mask (n, l), whose non-zero values mean what `mask_true` says ("good" or "bad", empty
-    only for booleans, which then mean good); wave is a key, `linear:start:step` or `log10:start:step`, `wave_scale`
-    says whether a key holds wavelengths or their log10; unit Angstrom, nm or um; medium vacuum or air; labels as
-    `label_keys` reads them; object_id, obs_id, ra, dec, snr, split are arrays of n values.
+    flux, ivar, sigma (n, l); mask (n, l), whose non-zero values mean what `mask_true` says ("good" or "bad",
+    empty only for booleans, which then mean good); wave is a key, `linear:start:step` or `log10:start:step`,
+    `wave_scale` says whether a key holds wavelengths or their log10; unit Angstrom, nm or um; medium vacuum
+    or air; labels as `label_keys` reads them; object_id, obs_id, ra, dec, snr, split are arrays of n values.
     """
 
     modality: str
@@ -46,7 +46,8 @@ class Layout:
 def label_keys(text: str) -> dict[str, tuple[str, int | None]]:
     """Label names with the array and column that hold them.
 
-    `KEY:teff,logg` are the columns of one array (n, k); `teff,logg=LOGG_A` are arrays of their own, named alike or after `=`.
+    `KEY:teff,logg` are the columns of one array (n, k); `teff,logg=LOGG_A` are arrays of their own, named
+    alike or after `=`.
 
     Raises:
         DataError: a name twice or an empty one.
@@ -67,19 +68,24 @@ def read_wave(source: Source, layout: Layout, pixels: int) -> Grid | np.ndarray:
     """The grid of all spectra, or wavelengths (n, l) in `layout.unit` where each row has its own.
 
     Raises:
-        DataError: not as many wavelengths as pixels, not increasing, or a specification that cannot be understood.
+        DataError: not as many wavelengths as pixels, not increasing, or a specification that cannot be
+        understood.
     """
     kind, colon, rest = layout.wave.partition(":")
     if colon and kind in ("linear", "log10") and not source.has(layout.wave):
         try:
             start, step = (float(number) for number in rest.split(":"))
         except ValueError as error:
-            raise DataError(f"--wave {layout.wave!r} is not {kind}:start:step, such as log10:3.602:1e-4.") from error
+            raise DataError(
+                f"--wave {layout.wave!r} is not {kind}:start:step, such as log10:3.602:1e-4."
+            ) from error
         return Grid(kind, start, step, pixels, layout.unit, layout.medium)
     values = np.asarray(source.read(layout.wave, "--wave"), dtype=np.float64)
     values = 10**values if layout.wave_scale == "log10" else values
     if values.shape[-1] != pixels or values.ndim > 2:
-        raise DataError(f"{source.path}: --wave {layout.wave} has shape {values.shape}, the flux {pixels} pixels.")
+        raise DataError(
+            f"{source.path}: --wave {layout.wave} has shape {values.shape}, the flux {pixels} pixels."
+        )
     if not np.isfinite(values).all() or (values <= 0).any() or not (np.diff(values, axis=-1) > 0).all():
         raise DataError(f"{source.path}: --wave {layout.wave} does not increase through positive numbers.")
     _check_unit(source, layout, values)
@@ -92,16 +98,19 @@ def _check_unit(source: Source, layout: Layout, values: np.ndarray) -> None:
     middle = float(np.median(values))
     if layout.wave_scale == "linear" and middle < 5:
         raise DataError(
-            f"{source.path}: --wave {layout.wave} has median {middle:.3g}, which looks like log10: add --wave-scale log10."
+            f"{source.path}: --wave {layout.wave} has median {middle:.3g}, which looks like log10: add "
+            "--wave-scale log10."
         )
     if layout.unit == "nm" and middle > 2500:
-        raise DataError(f"{source.path}: --wave {layout.wave} has median {middle:.5g} nm: is --unit Angstrom meant?")
+        raise DataError(
+            f"{source.path}: --wave {layout.wave} has median {middle:.5g} nm: is --unit Angstrom meant?"
+        )
     if layout.unit == "Angstrom" and middle < 1000:
         raise DataError(f"{source.path}: --wave {layout.wave} has median {middle:.4g} Å: is --unit nm meant?")
 
 
 def read(source: Source, layout: Layout, chunk: int = 2048) -> Iterator[tuple[slice, Rows]]:
-    """Chunks of rows as they are in the file, with the slice they come from; a mask is made where none is named.
+    """Chunks of rows as they are in the file, with their slices; a mask is made where none is named.
 
     Raises:
         DataError: a name is missing or arrays do not have the rows and pixels of the flux.
@@ -120,15 +129,21 @@ def _rows(source: Source, layout: Layout, labels: dict, part: slice, total: int)
 
     def column(key: str, option: str, shape: tuple[int, ...]) -> np.ndarray:
         if source.length(key, option) != total:
-            raise DataError(f"{source.path}: {option} {key} has {source.length(key, option)} rows, the flux {total}.")
+            raise DataError(
+                f"{source.path}: {option} {key} has {source.length(key, option)} rows, the flux {total}."
+            )
         values = source.read(key, option, part)
         if values.shape != shape:
-            raise DataError(f"{source.path}: {option} {key} has rows of shape {values.shape[1:]}, not {shape[1:]}.")
+            raise DataError(
+                f"{source.path}: {option} {key} has rows of shape {values.shape[1:]}, not {shape[1:]}."
+            )
         return values
 
     flux = source.read(layout.flux, "--flux", part)
     if flux.ndim != 2 or flux.dtype.kind not in "fiu":
-        raise DataError(f"{source.path}: --flux {layout.flux} is {flux.dtype} of {flux.ndim} axes, not numbers (n, l).")
+        raise DataError(
+            f"{source.path}: --flux {layout.flux} is {flux.dtype} of {flux.ndim} axes, not numbers (n, l)."
+        )
     arrays = {"flux": flux.astype(np.float64)}
     if layout.ivar or layout.sigma:
         arrays["ivar"] = _inverse_variance(column, layout, flux.shape)
@@ -136,7 +151,9 @@ def _rows(source: Source, layout: Layout, labels: dict, part: slice, total: int)
     if layout.snr:
         arrays["snr"] = column(layout.snr, "--snr", (n,)).astype(np.float64)
     text = {
-        name: _text(column(getattr(layout, name), option, (n,))) if getattr(layout, name) else np.full(n, "", object)
+        name: _text(column(getattr(layout, name), option, (n,)))
+        if getattr(layout, name)
+        else np.full(n, "", object)
         for name, option in (("object_id", "--id"), ("obs_id", "--obs-id"), ("split", "--split"))
     }
     numbers = {
@@ -149,7 +166,9 @@ def _rows(source: Source, layout: Layout, labels: dict, part: slice, total: int)
     for name, (key, index) in labels.items():
         array = source.read(key, "--labels", part)
         if index is not None and (array.ndim != 2 or array.shape[1] <= index):
-            raise DataError(f"{source.path}: --labels {key} has shape {array.shape}, too few columns for {name}.")
+            raise DataError(
+                f"{source.path}: --labels {key} has shape {array.shape}, too few columns for {name}."
+            )
         values[name] = (array if index is None else array[:, index]).astype(np.float64)
     names = text["obs_id"] if layout.obs_id else _numbered(text["object_id"], source, part)
     split = text["split"] if layout.split else None
@@ -166,9 +185,14 @@ def _numbered(ids: np.ndarray, source: Source, part: slice) -> np.ndarray:
 def _text(values: np.ndarray) -> np.ndarray:
     if values.dtype.kind == "f" and np.isfinite(values).all() and (values == np.rint(values)).all():
         if np.abs(values).max(initial=0) > 2**53:
-            raise DataError("ids of 19 digits were stored as floating-point numbers and are no longer exact: fix the file.")
+            raise DataError(
+                "ids of 19 digits were stored as floating-point numbers and are no longer exact: fix the "
+                "file."
+            )
         values = values.astype(np.int64)
-    return np.array([v.decode() if isinstance(v, bytes) else str(v).strip() for v in values.tolist()], dtype=object)
+    return np.array(
+        [v.decode() if isinstance(v, bytes) else str(v).strip() for v in values.tolist()], dtype=object
+    )
 
 
 def _inverse_variance(column, layout: Layout, shape: tuple[int, ...]) -> np.ndarray:

@@ -40,16 +40,19 @@ def find_files(paths: list[str | Path]) -> list[Path]:
         else:
             raise DataError(f"{path} does not exist: give FITS files or folders that hold them.")
     if not found:
-        raise DataError(f"No FITS files ({', '.join(SUFFIXES)}) in {', '.join(map(str, paths))}: check the folder.")
+        raise DataError(
+            f"No FITS files ({', '.join(SUFFIXES)}) in {', '.join(map(str, paths))}: check the folder."
+        )
     return list(dict.fromkeys(found))
 
 
 def read(path: str | Path, *, strict_mask: bool = False) -> Spectrum:
     """One LAMOST LRS file, plain or gzipped.
 
-    Layouts: primary image of 5 rows whose third is a continuum (DR1) or the wavelength (DR2 to DR9), or a table COADD
-    (DR10). A pixel is good if flux and ivar are finite, ivar > 0, the flux is not the exact 0 that fills gaps, and no
-    exposure-wide flag (ANDMASK) is set; `strict_mask` also refuses pixels flagged in any single exposure (ORMASK).
+    Layouts: primary image of 5 rows whose third is a continuum (DR1) or the wavelength (DR2 to DR9), or a
+    table COADD (DR10). A pixel is good if flux and ivar are finite, ivar > 0, the flux is not the exact 0
+    that fills gaps, and no exposure-wide flag (ANDMASK) is set; `strict_mask` also refuses pixels flagged in
+    any single exposure (ORMASK).
 
     Raises:
         DataError: the file is damaged, truncated, or not an LRS spectrum.
@@ -119,12 +122,14 @@ def _table_rows(path: Path, table: Any) -> dict[str, np.ndarray]:
             rows[key] = values[0] if values.ndim == 2 else values
     if "flux" not in rows:
         some = ", ".join(list(names)[:6])
-        raise DataError(f"{path} has no column FLUX in its table (columns {some}, ...): it is not a spectrum.")
+        raise DataError(
+            f"{path} has no column FLUX in its table (columns {some}, ...): it is not a spectrum."
+        )
     return rows
 
 
 def _wavelength(header: Any, rows: dict[str, np.ndarray]) -> np.ndarray:
-    """Wavelengths in Å as stated: the row of the file, freed of float32 rounding where the header's grid is meant."""
+    """Wavelengths in Å: the file's row, without its float32 rounding where the header's grid is meant."""
     n = len(rows["flux"])
     start, step = header.get("COEFF0", header.get("CRVAL1")), header.get("COEFF1", header.get("CD1_1"))
     stated = None if start is None or step is None else 10 ** (float(start) + float(step) * np.arange(n))
@@ -163,7 +168,10 @@ def _spectrum(path: Path, header: Any, rows: dict[str, np.ndarray], strict_mask:
         path=path,
         frame="heliocentric" if header.get("HELIO") else "observed",
         medium=medium,
-        snr={b: _number(header.get(f"SNR{b.upper()}", header.get(f"SN_{b.upper()}")), lowest=0.0) for b in "ugriz"},
+        snr={
+            b: _number(header.get(f"SNR{b.upper()}", header.get(f"SN_{b.upper()}")), lowest=0.0)
+            for b in "ugriz"
+        },
         z=z,
         labels={"rv": LIGHT_SPEED * z} if star and math.isfinite(z) else {},
         designation=str(header.get("DESIG", "")).strip(),
@@ -184,7 +192,7 @@ def _number(value: Any, lowest: float = -1e9) -> float:
 
 
 def _obs_id(path: Path, header: Any) -> str:
-    """OBSID, or date-plan_spectrograph-fibre where it is missing or an overflowed negative number (DR1 to DR3)."""
+    """OBSID, or date-plan_spectrograph-fibre where it is missing or overflowed to below zero (DR1 to DR3)."""
     obsid = _number(header.get("OBSID"))
     if obsid > 0:
         return str(int(obsid))

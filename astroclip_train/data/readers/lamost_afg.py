@@ -15,10 +15,11 @@ NEEDED = ("flux", "ivar", "mask", "log10_wave_vacuum_angstrom", "labels", "obsid
 
 
 def read(path: str | Path) -> tuple[Grid, Rows]:
-    """The file's grid (1,600 px, 3972–5740 Å, vacuum, heliocentric) and its rows as modality `lrs`, not normalised.
+    """The file's grid (1,600 px, 3972–5740 Å, heliocentric) and its rows as modality `lrs`, not normalised.
 
-    A pixel is good if no exposure-wide flag (bit 0, ANDMASK) is set and its inverse variance is positive. Labels are
-    the survey pipeline's Teff in K, log g and [Fe/H] in dex; S/N is that of the g band, capped at 999 by the survey.
+    A pixel is good if no exposure-wide flag (bit 0, ANDMASK) is set and its inverse variance is positive.
+    Labels are the survey pipeline's Teff in K, log g and [Fe/H] in dex; S/N is that of the g band, capped at
+    999 by the survey.
 
     Raises:
         DataError: damaged, or datasets are missing.

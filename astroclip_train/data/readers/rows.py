@@ -11,10 +11,10 @@ __all__ = ["Rows"]
 class Rows:
     """Observations of n objects, row by row.
 
-    arrays: for each modality its arrays of n rows: flux (n, l), optionally ivar, mask (True = good), snr (n,), coeff,
-    coeff_error, coeff_cov_factor. obs_id (n,) text; source_id (n,) Gaia source ids as text or another catalogue's
-    object id, empty where unknown; ra, dec (n,) degrees or NaN; labels (n,) in the units of `LABEL_UNITS`; split (n,)
-    published split names or empty.
+    arrays: for each modality its arrays of n rows: flux (n, l), optionally ivar, mask (True = good), snr
+    (n,), coeff, coeff_error, coeff_cov_factor. obs_id (n,) text; source_id (n,) Gaia source ids as text or
+    another catalogue's object id, empty where unknown; ra, dec (n,) degrees or NaN; labels (n,) in the units
+    of `LABEL_UNITS`; split (n,) published split names or empty.
     """
 
     arrays: dict[str, dict[str, np.ndarray]]

@@ -59,9 +59,11 @@ class Source:
         self._check(key, option)
         try:
             if key.endswith("*"):
-                return np.stack([tables.number_column(self._columns[n][part]) for n in self._wide(key)], axis=1)
+                return np.stack(
+                    [tables.number_column(self._columns[n][part]) for n in self._wide(key)], axis=1
+                )
             values = self._columns[key][part]
-            if isinstance(values, list) or getattr(values, "dtype", None) == object:
+            if isinstance(values, list) or getattr(getattr(values, "dtype", None), "kind", "") == "O":
                 values = _from_cells(list(values))
             array = np.ma.filled(values, np.nan) if np.ma.isMaskedArray(values) else np.asarray(values)
         except (ValueError, TypeError, OSError) as error:
@@ -104,8 +106,12 @@ def open_source(path: str | Path, kind: str) -> Iterator[Source]:
             with np.load(path, allow_pickle=False) as file:
                 content = {name: file[name] for name in file.files}
         except (OSError, ValueError, EOFError, AttributeError, TypeError) as error:
-            reason = "it holds pickled objects" if "allow_pickle" in str(error) else str(error).splitlines()[0]
-            raise DataError(f"{path} cannot be read as NPZ ({reason}): save plain arrays with numpy.savez.") from error
+            reason = (
+                "it holds pickled objects" if "allow_pickle" in str(error) else str(error).splitlines()[0]
+            )
+            raise DataError(
+                f"{path} cannot be read as NPZ ({reason}): save plain arrays with numpy.savez."
+            ) from error
         yield Source(path, content, list(content))
         return
     import h5py
@@ -114,7 +120,8 @@ def open_source(path: str | Path, kind: str) -> Iterator[Source]:
         file = h5py.File(path, "r", locking=False)
     except OSError as error:
         raise DataError(
-            f"{path} cannot be opened as HDF5 ({str(error).splitlines()[0]}): it is damaged or of another kind."
+            f"{path} cannot be opened as HDF5 ({str(error).splitlines()[0]}): it is damaged or of another "
+            "kind."
         ) from error
     with file:
         names: list[str] = []

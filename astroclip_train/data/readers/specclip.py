@@ -40,7 +40,8 @@ def _datasets(path: Path, group: Any) -> dict[str, Any]:
         length = group["spectra"].shape[1]
         if length not in LENGTHS:
             raise DataError(
-                f"{path}:{group.name}/spectra has {length} pixels: expected {LRS_GRID.n} (LAMOST) or {XP_GRID.n} "
+                f"{path}:{group.name}/spectra has {length} pixels: expected {LRS_GRID.n} (LAMOST) or "
+                f"{XP_GRID.n} "
                 "(Gaia XP); use `astro-data convert hdf5` for another grid."
             )
         found[LENGTHS[length]] = group["spectra"]
@@ -52,7 +53,9 @@ def _datasets(path: Path, group: Any) -> dict[str, Any]:
             )
     if len({len(d) for d in found.values()}) > 1:
         sizes = {m: len(d) for m, d in found.items()}
-        raise DataError(f"{path}:{group.name} pairs spectra row by row but has different numbers of them: {sizes}.")
+        raise DataError(
+            f"{path}:{group.name} pairs spectra row by row but has different numbers of them: {sizes}."
+        )
     return found
 
 
@@ -71,7 +74,8 @@ def modalities(path: str | Path) -> dict[str, int]:
                     counts[modality] = counts.get(modality, 0) + len(data)
     if not counts:
         raise DataError(
-            f"{path} has none of the SpecCLIP datasets (train or test, with spectra, gaia_spectra or lamost_spectra): "
+            f"{path} has none of the SpecCLIP datasets (train or test, with spectra, gaia_spectra or "
+            "lamost_spectra): "
             "use `astro-data convert hdf5` and name the datasets."
         )
     return counts
@@ -80,8 +84,8 @@ def modalities(path: str | Path) -> dict[str, int]:
 def read(path: str | Path, chunk: int = 4096) -> Iterator[Rows]:
     """Chunks of a published file; its test group stays test, its train group is divided by object later.
 
-    Spectra are already divided by their continuum (LAMOST) or 550-nm flux (XP), and have no errors unless the file
-    adds `ivar`. Source ids exist in the public test file only; elsewhere object ids stay empty.
+    Spectra are already divided by their continuum (LAMOST) or 550-nm flux (XP), and have no errors unless the
+    file adds `ivar`. Source ids exist in the public test file only; elsewhere object ids stay empty.
     """
     path = Path(path)
     modalities(path)

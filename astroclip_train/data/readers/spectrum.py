@@ -31,10 +31,10 @@ def label_unit(name: str) -> str:
 class Spectrum:
     """One observed spectrum as its file states it.
 
-    wave (l,) in vacuum Å, increasing; flux, ivar (l,) in the file's flux unit and its inverse square; mask (l,) True
-    where the pixel is good; snr per band; ra, dec in degrees (NaN if unknown); z as given (NaN if unknown); labels in
-    the units of `LABEL_UNITS`; frame observed, heliocentric, barycentric or rest; medium as in the file before
-    conversion.
+    wave (l,) in vacuum Å, increasing; flux, ivar (l,) in the file's flux unit and its inverse square; mask
+    (l,) True where the pixel is good; snr per band; ra, dec in degrees (NaN if unknown); z as given (NaN if
+    unknown); labels in the units of `LABEL_UNITS`; frame observed, heliocentric, barycentric or rest; medium
+    as in the file before conversion.
     """
 
     wave: np.ndarray
@@ -60,8 +60,9 @@ class Spectrum:
 def air_to_vacuum(wave: np.ndarray) -> np.ndarray:
     """Vacuum wavelengths in Å of wavelengths in standard air in Å.
 
-    The refractive index of dry air at 15 °C with 450 ppm CO₂ of Ciddor (1996, doi:10.1364/AO.35.001566) is a function
-    of vacuum wavelength, so the relation is inverted by iteration; below 2000 Å, where it does not hold, nothing changes.
+    The refractive index of dry air at 15 °C with 450 ppm CO₂ of Ciddor (1996, doi:10.1364/AO.35.001566) is a
+    function of vacuum wavelength, so the relation is inverted by iteration; below 2000 Å, where it does not
+    hold, nothing changes.
     """
     wave = np.asarray(wave, dtype=np.float64)
     vacuum = wave.copy()

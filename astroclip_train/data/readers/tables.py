@@ -37,7 +37,9 @@ def kind_of(path: Path) -> str:
     """
     suffix = Path(path.name.removesuffix(".gz")).suffix.lower()
     if suffix not in KINDS:
-        raise DataError(f"{path} has the suffix {suffix or '(none)'}: expected one of {', '.join(KINDS)}, or with .gz.")
+        raise DataError(
+            f"{path} has the suffix {suffix or '(none)'}: expected one of {', '.join(KINDS)}, or with .gz."
+        )
     return KINDS[suffix]
 
 
@@ -79,7 +81,7 @@ def iterate(path: str | Path, chunk: int = 2048) -> Iterator[Columns]:
 def _iterate_csv(path: Path, chunk: int) -> Iterator[Columns]:
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
     opener = gzip.open if path.name.endswith(".gz") else open
-    with opener(path, "rt", encoding="utf-8", newline="") as handle:  # type: ignore[operator]
+    with opener(path, "rt", encoding="utf-8", newline="") as handle:
         lines = (line for line in handle if not line.startswith("#") and line.strip())
         header = next(lines, None)
         if header is None or "\x00" in header:
