@@ -1,0 +1,158 @@
+"""Checks that need the classes themselves: allowed, importable, arguments that bind, sizes that fit."""
+
+import inspect
+import types
+from collections.abc import Mapping, Sequence
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+import torch
+from torch import nn
+
+from ..errors import ConfigError
+from .targets import arguments_of, build, check_arguments, locate
+from .types import accepts, expected
+
+__all__ = ["build_stages", "check_machine", "check_target"]
+
+PRIMITIVE = (bool, int, float, str)
+
+
+def check_target(key: str, node: Mapping[str, Any], supplied: Sequence[str]) -> None:
+    """Checks one node: its class is allowed and there, its arguments bind and have the right types.
+
+    Raises:
+        ConfigError: they do not.
+    """
+    factory = locate(node["_target_"], key)
+    given = {k: v for k, v in node.items() if k not in ("_target_", "_partial_")}
+    check_arguments(factory, given, key, supplied=None if node.get("_partial_") else supplied)
+    hints = _hints(factory)
+    named, _ = arguments_of(factory)
+    for name, value in given.items():
+        if name not in hints or (value is None and (name in supplied or named[name].default is None)):
+            continue
+        wanted = hints[name]
+        if not accepts(value, wanted) and _primitive(wanted):
+            raise ConfigError(f"{key}.{name}={value} must be {expected(wanted)}, as {factory.__name__} asks.")
+
+
+def _hints(factory: Any) -> dict[str, Any]:
+    function = factory.__init__ if inspect.isclass(factory) else factory
+    try:
+        return get_type_hints(function)
+    except (NameError, TypeError, AttributeError):  # names known to type checkers only
+        return {}
+
+
+def _primitive(annotation: Any) -> bool:
+    """Whether the annotation speaks of values that a YAML can hold."""
+    if get_origin(annotation) in (Union, types.UnionType):
+        return any(_primitive(a) for a in get_args(annotation) if a is not type(None))
+    kind = get_origin(annotation) or annotation
+    return kind in PRIMITIVE or (isinstance(kind, type) and issubclass(kind, Sequence | Mapping))
+
+
+def check_machine(plain: Mapping[str, Any]) -> None:
+    """Checks that the accelerators asked for are there.
+
+    Raises:
+        ConfigError: they are not.
+    """
+    for name, stage in plain["stages"].items():
+        trainer = stage["trainer"]
+        wanted = trainer["accelerator"]
+        key = f"stages.{name}.trainer.accelerator={wanted}"
+        if wanted in ("gpu", "cuda") and not (torch.cuda.is_available() or torch.backends.mps.is_available()):
+            raise ConfigError(f"{key}, but this machine has no GPU that torch can use: take trainer=cpu or trainer=default.")
+        if wanted == "mps" and not torch.backends.mps.is_available():
+            raise ConfigError(f"{key}, but this machine has no MPS: take trainer=cpu or trainer=default.")
+        if trainer["precision"] in ("16-mixed", "16-true") and not torch.cuda.is_available():
+            raise ConfigError(f"stages.{name}.trainer.precision={trainer['precision']} needs CUDA: take bf16-mixed.")
+
+
+def build_stages(plain: Mapping[str, Any]) -> None:
+    """Builds encoders, heads and objectives on the meta device, without memory, to see whether their sizes fit.
+
+    Raises:
+        ConfigError: a constructor refuses its arguments, or widths do not fit together.
+    """
+    encoders: dict[str, nn.Module] = {}
+    for name, stage in plain["stages"].items():
+        where = f"stages.{name}"
+        if stage.get("encoder"):
+            _heads_divide(stage["encoder"], f"{where}.encoder")
+            built = _build(stage["encoder"], f"{where}.encoder")
+            if built is not None:
+                encoders[name] = built
+        if stage.get("objective") and not stage.get("encoders"):
+            objective = _build(stage["objective"], f"{where}.objective")
+            _masking(stage, where, encoders.get(name), objective)
+        if isinstance(stage.get("heads"), Mapping):
+            _alignment(stage, where, encoders)
+
+
+def _heads_divide(node: Mapping[str, Any], key: str) -> None:
+    width, heads = node.get("width"), node.get("heads")
+    if isinstance(width, int) and isinstance(heads, int) and heads and width % heads:
+        raise ConfigError(
+            f"{key}.width={width} is not divisible by heads={heads}: "
+            f"take heads that divide it, or width={width - width % heads + heads}."
+        )
+
+
+def _build(node: Mapping[str, Any], key: str, **extra: Any) -> Any:
+    """The object on the meta device; None where it needs data first or real memory."""
+    factory = locate(node["_target_"], key)
+    plain = {k: v for k, v in node.items() if v is not None or k not in ("length",)}
+    named, _ = arguments_of(factory)
+    needed = [n for n, p in named.items() if p.default is p.empty and n not in plain and n not in extra]
+    if needed:
+        return None
+    try:
+        with torch.device("meta"):
+            return build(plain, **extra)
+    except ConfigError as error:
+        text = str(error)
+        raise ConfigError(text if key in text else f"{key}: {text}") from error
+    except (NotImplementedError, RuntimeError):  # an operation without a meta version
+        return None
+
+
+def _masking(stage: Mapping[str, Any], where: str, encoder: Any, objective: Any) -> None:
+    """Lets an objective see its encoder, e.g. for tokens that can be hidden; both live on the meta device."""
+    fill, masking = stage["objective"].get("fill"), stage["encoder"].get("masking")
+    if fill and masking and fill != masking:
+        raise ConfigError(
+            f"{where}.objective.fill={fill} does not fit {where}.encoder.masking={masking}: give both the same value."
+        )
+    length = getattr(encoder, "length", None)
+    if encoder is None or objective is None or not length or not hasattr(objective, "n_uniforms"):
+        return
+    try:
+        with torch.no_grad():
+            draws = torch.zeros(2, objective.n_uniforms(encoder), device="meta")
+            objective(encoder, torch.zeros(2, length, device="meta"), None, None, draws)
+    except ConfigError as error:
+        raise ConfigError(f"{where}.objective: {error}") from error
+    except (NotImplementedError, RuntimeError, IndexError, ValueError):
+        return
+
+
+def _alignment(stage: Mapping[str, Any], where: str, encoders: Mapping[str, nn.Module]) -> None:
+    """Heads on their encoders, then the objective bound to the heads' lengths."""
+    features, pixels = {}, {}
+    for modality, node in stage["heads"].items():
+        origin = stage["encoders"][modality]
+        encoder = encoders.get(origin if isinstance(origin, str) else origin["from"])
+        if encoder is None:
+            return
+        key = f"{where}.heads.{modality}"
+        head = _build(node, key, **{"n_tokens": encoder.n_tokens, "width": encoder.width})
+        if head is None:
+            return
+        features[modality], pixels[modality] = head.features, encoder.length
+    parts = {"pixels": pixels, "features": features}
+    node = {"_target_": "astroclip_train.objectives.bound.bound", "objective": stage["objective"], **parts}
+    if stage.get("bottleneck"):
+        node["bottleneck"] = stage["bottleneck"]
+    _build(node, f"{where}.objective")
