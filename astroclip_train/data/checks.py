@@ -62,10 +62,8 @@ def check_grid(store: "Store", modality: str, expected: Grid | int, reader: str 
     Raises:
         DataError: the modality is absent or on another grid.
     """
+    store.require(modality, reader)
     where = str(store.paths[0])
-    if modality not in store.modalities:
-        have = ", ".join(store.modalities)
-        raise DataError(f"{where} has no modality {modality!r} (it has {have}), which {reader} needs.")
     grid, length = store.modalities[modality].grid, store.lengths[modality]
     if isinstance(expected, int):
         if length != expected:

@@ -91,7 +91,7 @@ class BlockSampler:
         return order
 
     def _blocks(self, part: int, epoch: int, rng: np.random.Generator) -> list[np.ndarray]:
-        """Blocks of one store for one epoch; if its share is not the whole store, the next of an endless walk."""
+        """Blocks of one store for one epoch; if its share is not all of it, the next of an endless walk."""
         samples, quota = self.parts[part], self.quotas[part]
         if quota == len(samples):
             return np.split(samples, range(self.block, len(samples), self.block))

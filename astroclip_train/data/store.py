@@ -149,6 +149,14 @@ class Store:
         parts = [s.numbers(name) if name in s.file else np.full(s.n, np.nan) for s in self.shards]
         return np.concatenate(parts).astype(np.float64)
 
+    def require(self, modality: str, reader: str = "this run") -> None:
+        """Refuses a store without a modality (DataError)."""
+        if modality not in self.modalities:
+            have = ", ".join(self.modalities)
+            raise DataError(
+                f"{self._name} has no modality {modality!r} (it has {have}), which {reader} needs."
+            )
+
     def has(self, modality: str, column: str) -> bool:
         """Whether every shard holds a column ("ivar", "mask", "snr", "coeff", …) of a modality."""
         return all(column in shard.columns[modality] for shard in self.shards)
