@@ -209,7 +209,7 @@ def _train(job: FitJob, module: TrainingModule, keeper: Keeper) -> None:
         gradient_clip_val=settings.gradient_clip,
         accumulate_grad_batches=settings.accumulate,
         max_steps=settings.max_steps,
-        max_epochs=-1,
+        max_epochs=1,  # the whole stream is one epoch of Lightning; ours are counted by the sampler
         callbacks=[*job.callbacks, keeper],
         logger=False,
         enable_checkpointing=False,

@@ -44,6 +44,7 @@ class Keeper(pl.Callback):
         self.throughput = Throughput()
         self.reporter: Reporter | None = None
         self.interrupted = False
+        self.metrics: dict[str, Any] = {}
         if state:
             self.selection.load_state_dict(state["training"]["selection"])
             self.throughput.load_state_dict(state["training"]["throughput"])
@@ -98,6 +99,8 @@ class Keeper(pl.Callback):
         s = self.job.settings
         self.throughput.step_seconds = self.throughput.lap("compute")
         self.throughput.samples += len(batch["index"])
+        for name, value in module.last_metrics.items():
+            self.metrics[name] = self.metrics.get(name, 0.0) + value / s.accumulate
         if (batch_idx + 1) % s.accumulate:
             return
         self.step += 1
@@ -116,6 +119,7 @@ class Keeper(pl.Callback):
         if self.selection.stopped:
             say(f"{self.job.name}: stopped early at step {self.step:,}, {s.monitor} no longer improves.")
             trainer.should_stop = True
+        self.metrics = {}
         self.throughput.lap("other")
 
     def on_exception(self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException) -> None:
@@ -146,18 +150,22 @@ class Keeper(pl.Callback):
             logger.log_metrics({f"{self.job.name}/{k}": v for k, v in metrics.items()}, step=self.step)
 
     def _log(self, module: Any) -> None:
-        metrics = {k: float(v) for k, v in module.last_metrics.items()}
-        if not math.isfinite(metrics["loss"]):
-            raise RunError(
-                f"{self.job.name}: the loss became {metrics['loss']} at step {self.step}: lower optimizer.lr, raise "
-                "scheduler.warmup_steps, or set trainer.precision=32-true; the last checkpoint is kept."
-            )
+        metrics = {k: float(v) for k, v in self.metrics.items()}
+        self._check_finite()
         group = module.optimizers(use_pl_optimizer=False).param_groups[0]
         self._write({**metrics, "lr": group["lr"]})
         if self.reporter is not None:
             wait = self.throughput.wait / max(1e-9, self.throughput.wait + self.throughput.compute)
             note = f"loss {metrics['loss']:.4g}  {self.throughput.rate:,.0f}/s  data wait {wait:.0%}"
             self.reporter.update(self.step, note)
+
+    def _check_finite(self) -> None:
+        loss = float(self.metrics["loss"])
+        if not math.isfinite(loss):
+            raise RunError(
+                f"{self.job.name}: the loss became {loss} at step {self.step}: lower optimizer.lr, raise "
+                "scheduler.warmup_steps, or set trainer.precision=32-true; the last checkpoint is kept."
+            )
 
     def _averaged(self) -> Any:
         return self.ema.applied(self.job.system) if self.ema is not None else contextlib.nullcontext()
@@ -200,6 +208,7 @@ class Keeper(pl.Callback):
         }
 
     def _save(self, trainer: pl.Trainer) -> Path:
+        self._check_finite()
         training = {
             "optimizer": trainer.optimizers[0].state_dict(),
             "ema": self.ema.state_dict() if self.ema is not None else None,

@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from ..config.compose import compose, normalise
 from ..config.fingerprint import fingerprint
+from ..config.rules import references
 from ..config.keys import command_identity, differences, flat, identity
 from ..errors import AstroTrainError, ConfigError, RunError
 from ..files import read_json, write_json, write_text
@@ -24,6 +25,7 @@ from .metrics_log import MetricsLog
 __all__ = ["RunDir", "default_name", "launch_id"]
 
 FORMAT = 1
+DONE = ("done.json", "reused.json")  # either says that a stage is finished
 BASE_KEYS = ("experiment", "scale", "dataset", "run.seed")  # what the default name spells out
 
 
@@ -200,6 +202,24 @@ class RunDir:
             if stage in longer["stages"]:
                 longer["stages"][stage]["trainer"]["max_steps"] = steps
         return longer
+
+    def check_inputs(self) -> None:
+        """Checks that the stages which are not done now, but whose results are needed, are finished here.
+
+        Raises:
+            RunError: one is not.
+        """
+        chosen = self.cfg["run"]["stages"]
+        for name in chosen or ():
+            for _, origin in references(self.cfg["stages"][name]):
+                if origin not in self.cfg["stages"] or origin in chosen:
+                    continue
+                folder = self.stage_dir(origin)
+                if not any((folder / file).exists() for file in DONE):
+                    raise RunError(
+                        f"stage {name} needs stage {origin}, which is not finished in {self.home}: "
+                        f"add {origin} to run.stages; if it is finished in another run, it is taken from there."
+                    )
 
     # -- writing ----------------------------------------------------------------------------------------------------
 
