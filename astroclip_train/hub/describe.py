@@ -35,8 +35,7 @@ def describe(plans: Plans) -> dict[str, Any]:
         `output` shape and `flops_per_object` of a forward pass (a multiply-add counts as two);
         `total_parameters` over encoders, alignment heads and objective.
     """
-    with torch.device("meta"):
-        modules = {name: build_module(plan, name) for name, plan in plans.items()}
+    modules = {name: _build(name, plan) for name, plan in plans.items()}
     parts: dict[str, dict[str, Any]] = {}
     for name, module in modules.items():
         parts[name] = {
@@ -48,6 +47,15 @@ def describe(plans: Plans) -> dict[str, Any]:
         parts[name] |= _forward(name, module, modules)
     whole = [n for n in parts if n.split(".", 1)[0] in ("encoders", "heads", "objective")]
     return {"parts": parts, "total_parameters": sum(parts[n]["parameters"] for n in whole)}
+
+
+def _build(name: str, plan: dict[str, Any]) -> nn.Module:
+    """On the meta device; the masks of a flow need real, small tensors."""
+    try:
+        with torch.device("meta"):
+            return build_module(plan, name)
+    except NotImplementedError:
+        return build_module(plan, name)
 
 
 def _parameters(module: nn.Module) -> int:
@@ -73,7 +81,7 @@ def _forward(name: str, module: nn.Module, modules: dict[str, nn.Module]) -> dic
     if kind == "heads" and f"encoders.{rest}" in modules:
         encoder = modules[f"encoders.{rest}"]
         return _count(module, torch.empty(1, encoder.n_tokens, encoder.width, device="meta"))  # type: ignore[call-overload]
-    decoding = find(module, "decoders") if kind == "objective" else None
+    decoding = find(module, "decode") if kind == "objective" else None
     if decoding is not None:
         heads = {n.split(".", 1)[1]: m for n, m in modules.items() if n.startswith("heads.")}
         return _decoders(decoding, heads)

@@ -93,7 +93,7 @@ def _write(
         for key, tensor in parts.modules[part].items()
     }
     weights = folder / "model.safetensors"
-    save_file(tensors, weights, metadata={"format": "pt", "name": name})
+    save_file(tensors, weights, metadata={"format": "pt"})
     with open(weights, "rb+") as handle:
         os.fsync(handle.fileno())
     counts = {part: sum(p.numel() for p in model.part(part).parameters()) for part in parts.architecture}

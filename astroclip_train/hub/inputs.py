@@ -118,7 +118,8 @@ def open_inputs(
 
 
 def _convert(paths: list[Path], model: AstroModel, modalities: Sequence[str] | None, scratch: Path) -> Path:
-    from ..data.convert import ConvertOptions, convert_gaia_xp, convert_lamost
+    from ..data.convert import ConvertOptions, convert_lamost
+    from ..data.convert_xp import convert_gaia_xp
 
     names = list(modalities or model.modalities)
     if len(names) != 1:
@@ -130,9 +131,9 @@ def _convert(paths: list[Path], model: AstroModel, modalities: Sequence[str] | N
             f"this model reads {names[0]} with wavelengths per object: convert the files to a store."
         )
     if names[0] == "lrs":
-        normalise = "continuum" in info.normalisation
         frame = info.frame if info.frame in ("heliocentric", "observed") else "heliocentric"
-        report = convert_lamost(list(paths), options, grid=info.grid, normalise=normalise, frame=frame)
+        kind = _continuum(info)
+        report = convert_lamost(list(paths), options, grid=info.grid, continuum=kind, frame=frame)
     elif names[0] == "xp":
         normalise = "flux_550nm" in info.normalisation
         report = convert_gaia_xp(list(paths), options, normalise=normalise, covariance=False)
@@ -143,6 +144,14 @@ def _convert(paths: list[Path], model: AstroModel, modalities: Sequence[str] | N
     for item in report.left_out:
         log.warning("%s left out: %s", item.name, item.reason)
     return options.out
+
+
+def _continuum(info: ModalityInfo) -> str:
+    """Which continuum the model's spectra were divided by, as `astro-data convert lamost` names it."""
+    names = " ".join(info.normalisation)
+    if "continuum" not in names:
+        return "none"
+    return "polynomial" if "polynomial" in names else "envelope"
 
 
 def _check(store: Store, modality: str, expected: ModalityInfo) -> None:

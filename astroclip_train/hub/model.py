@@ -299,7 +299,7 @@ class AstroModel(nn.Module):
         """
         for name in (a, b):
             self.length(name)
-        part = None if self.objective is None else find(self.objective, "decoders")
+        part = None if self.objective is None else find(self.objective, "decode")
         if part is None:
             raise ConfigError(
                 "this model has no decoders: train a variant with them, such as variant=clip_pr."
@@ -308,7 +308,7 @@ class AstroModel(nn.Module):
 
     def can_translate(self, a: str, b: str) -> bool:
         """Whether there is a decoder from a to b."""
-        part = None if self.objective is None else find(self.objective, "decoders")
+        part = None if self.objective is None else find(self.objective, "decode")
         return part is not None and f"cross_{a}_to_{b}" in part.decoders
 
     @torch.inference_mode()

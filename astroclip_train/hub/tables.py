@@ -1,6 +1,5 @@
 """Numbers with units to CSV, ECSV, FITS or Parquet, chosen by the suffix."""
 
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -70,23 +69,29 @@ def _csv(path: Path, arrays: dict[str, tuple[np.ndarray, str]], pixels: Sequence
 
 
 def _astropy(path: Path, arrays: dict[str, tuple[np.ndarray, str]], meta: dict[str, str]) -> None:
+    from astropy.io import fits
     from astropy.table import Table
 
-    table = Table({name: values for name, (values, _) in arrays.items()}, meta=meta)
-    for name, (_, unit) in arrays.items():
-        table[name].unit = unit or None
+    table = Table({name: _text(values) for name, (values, _) in arrays.items()}, meta=meta)
     if path.suffix == ".ecsv":
+        for name, (_, unit) in arrays.items():
+            table[name].unit = unit or None
         table.write(path, format="ascii.ecsv", overwrite=True)
         return
-    with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # dex is not in the FITS standard's list, though every reader here knows it
-        for name, values in arrays.items():
-            if values[0].dtype.kind == "O":
-                table[name] = values[0].astype(str)
-        table.meta = {k[:8].upper(): v[:68] for k, v in meta.items()}
-        table.write(path, format="fits", overwrite=True)
+    table.meta = {}
+    hdu = fits.table_to_hdu(table)
+    for number, (_, unit) in enumerate(arrays.values(), 1):
+        if unit:
+            hdu.header[f"TUNIT{number}"] = (
+                unit  # as text: astropy drops dex, which the FITS standard does not list
+            )
+    for key, value in meta.items():
+        hdu.header["HISTORY"] = f"{key} = {value}"
+    hdu.writeto(path, overwrite=True)
+
+
+def _text(values: np.ndarray) -> np.ndarray:
+    return values.astype(str) if values.dtype.kind == "O" else values
 
 
 def _parquet(path: Path, arrays: dict[str, tuple[np.ndarray, str]], meta: dict[str, str]) -> None:
