@@ -3,7 +3,7 @@
 Axes: b batch, n tokens (positions after pooling), l pixels, d width.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -27,9 +27,9 @@ class _Stage(nn.Sequential):
 class ConvEncoder(Encoder):
     """Stages of convolution and pooling: (b, l) -> (b, n, d), positions kept.
 
-    Input is centred and scaled, `normalise="pixel"`: by each pixel's mean and the pixels' typical scatter
-    over training spectra, after `fit` (untouched before); `"object"`: by each spectrum's own mean and
-    standard deviation.
+    Input is centred and scaled. `normalise="pixel"`: by each pixel's mean and the pixels' root mean variance
+    over the first training batches, without which it stays as it is; `"object"`: by each spectrum's own mean
+    and standard deviation.
 
     Arguments:
         length: pixels l.
@@ -37,13 +37,15 @@ class ConvEncoder(Encoder):
         kernel: pixels of each kernel.
         stride: of the first convolution.
         normalise: see above.
+        batches: training batches over which pixel statistics are averaged.
 
     Raises:
         ConfigError: a spectrum too short for the stages.
     """
 
     centre: Tensor
-    scale: Tensor
+    square: Tensor
+    seen: Tensor
 
     def __init__(
         self,
@@ -52,9 +54,10 @@ class ConvEncoder(Encoder):
         kernel: int = 7,
         stride: int = 1,
         normalise: str = "pixel",
+        batches: int = 200,
     ) -> None:
         super().__init__()
-        self.length, self.width = length, channels[-1]
+        self.length, self.width, self.batches = length, channels[-1], batches
         self.normalise = choose("normalise", normalise, ("pixel", "object"))
         strides = (stride,) + (1,) * (len(channels) - 1)
         inputs = (1, *channels[:-1])
@@ -67,33 +70,28 @@ class ConvEncoder(Encoder):
             raise ConfigError(f"{length} pixels are too few for {len(channels)} stages: use fewer channels.")
         self.n_tokens = n
         self.register_buffer("centre", torch.zeros(length))
-        self.register_buffer("scale", torch.ones(()))
+        self.register_buffer("square", torch.ones(length))
+        self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
 
     @torch.no_grad()
-    def fit(self, batches: Iterable[Tensor]) -> None:
-        """Learns the pixel statistics from batches (b, l) of training spectra.
-
-        Raises:
-            ConfigError: fewer than two spectra.
-        """
-        count, total, square = 0, torch.zeros(self.length), torch.zeros(self.length)
-        for x in batches:
-            x = torch.nan_to_num(x.detach().cpu().double())
-            count, total, square = count + len(x), total + x.sum(dim=0), square + x.square().sum(dim=0)
-        if count < 2:
-            raise ConfigError("a ConvEncoder was fitted on fewer than two spectra: give it training spectra.")
-        mean = total / count
-        variance = (square / count - mean.square()).clamp_min(0.0)
-        self.centre.copy_(mean)
-        self.scale.copy_(variance.mean().sqrt().clamp_min(1e-12))
+    def _follow(self, x: Tensor, good: Tensor) -> None:
+        """Averages the pixels' mean and mean square over the first batches of training, then keeps them."""
+        count = good.sum(dim=0)
+        rate = torch.where(self.seen < self.batches, 1.0 / (self.seen + 1), 0.0) * (count > 0)
+        for average, values in ((self.centre, x), (self.square, x.square())):
+            mean = torch.where(good, values, 0.0).sum(dim=0) / count.clamp_min(1)
+            average.lerp_(mean.to(average.dtype), rate.to(average.dtype))
+        self.seen += 1
 
     def forward(self, x: Tensor, ivar: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         if self.normalise == "object":
             z = standardise(x, ivar, mask)[0]
         else:
-            z = (x - self.centre.to(x.dtype)) / self.scale.to(x.dtype)
-            good = torch.isfinite(z) if mask is None else torch.isfinite(z) & mask
-            z = torch.where(good, z, 0.0)
+            good = torch.isfinite(x) if mask is None else torch.isfinite(x) & mask
+            if self.training:
+                self._follow(x, good)
+            scale = (self.square - self.centre.square()).mean().clamp_min(1e-12).sqrt()
+            z = torch.where(good, x - self.centre.to(x.dtype), 0.0) / scale.to(x.dtype)
         h = z[:, None]
         for stage in self.stages:
             h = stage(h)

@@ -45,7 +45,15 @@ class EncoderObjective(nn.Module, ABC):
 
 
 class PairObjective(nn.Module, ABC):
-    """Base class of the objectives on the embeddings of several modalities of the same objects."""
+    """Base class of the objectives on the embeddings of several modalities of the same objects.
+
+    Attributes:
+        bottleneck: what splits an embedding into shared and private parts.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bottleneck = Bottleneck()
 
     def bind(
         self, pixels: Mapping[str, int], features: Mapping[str, int], bottleneck: Bottleneck | None = None
@@ -60,7 +68,13 @@ class PairObjective(nn.Module, ABC):
         Returns:
             Itself.
         """
+        if bottleneck is not None:
+            self.bottleneck = bottleneck
         return self
+
+    def can_translate(self, a: str, b: str) -> bool:
+        """Whether `translate` makes spectra of modality `b` from embeddings of modality `a`."""
+        return False
 
     @abstractmethod
     def forward(

@@ -34,6 +34,7 @@ class Composite(PairObjective):
     def bind(
         self, pixels: Mapping[str, int], features: Mapping[str, int], bottleneck: Bottleneck | None = None
     ) -> "Composite":
+        super().bind(pixels, features, bottleneck)
         for _, part in self._objectives():
             part.bind(pixels, features, bottleneck)
         return self
@@ -50,6 +51,9 @@ class Composite(PairObjective):
         for _, part in self._objectives():
             if isinstance(part, DecoderMI):
                 part.set_reference(modality, mean, cov, floor)
+
+    def can_translate(self, a: str, b: str) -> bool:
+        return any(part.can_translate(a, b) for _, part in self._objectives())
 
     def translate(self, embedding: Tensor, a: str, b: str) -> Tensor:
         """By the decoders among the parts, see `DecoderMI.translate`.

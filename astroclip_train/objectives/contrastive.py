@@ -111,7 +111,6 @@ class Contrastive(PairObjective):
         self.temperature, self.max_scale, self.weight, self.eps = temperature, max_scale, weight, eps
         self.log_scale = nn.Parameter(torch.tensor(-math.log(temperature))) if learnable else None
         self.bias = nn.Parameter(torch.tensor(float(initial_bias))) if loss == "sigmoid" else None
-        self.bottleneck = Bottleneck()
 
     def extra_repr(self) -> str:
         return f"loss={self.loss}, temperature={self.temperature:.4g}, learnable={self.log_scale is not None}"
@@ -119,8 +118,7 @@ class Contrastive(PairObjective):
     def bind(
         self, pixels: Mapping[str, int], features: Mapping[str, int], bottleneck: Bottleneck | None = None
     ) -> "Contrastive":
-        if bottleneck is not None:
-            self.bottleneck = bottleneck
+        super().bind(pixels, features, bottleneck)
         shared = {self.bottleneck.shared_features(k) for k in features.values()}
         if len(shared) > 1:
             raise ConfigError(

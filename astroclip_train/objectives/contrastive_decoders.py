@@ -1,5 +1,4 @@
-"""The contrastive loss with decoders beside it, as one objective whose temperature stands where it does
-without them."""
+"""The contrastive loss with decoders beside it, its temperature at the same place as without them."""
 
 from .composite import Composite
 from .contrastive import Contrastive

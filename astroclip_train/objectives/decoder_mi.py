@@ -94,14 +94,13 @@ class DecoderMI(PairObjective):
         self.widths, self.cross_widths = dict(widths or {}), dict(cross_widths or widths or {})
         self.norm, self.dropout = choose("norm", norm, ("layer", "batch")), dropout
         self.zscore, self.standardise = tuple(zscore), standardise
-        self.bottleneck = Bottleneck()
         self.decoders, self.families = nn.ModuleDict(), nn.ModuleDict()
         self.references: dict[str, GaussianReference] = {}
 
     def bind(
         self, pixels: Mapping[str, int], features: Mapping[str, int], bottleneck: Bottleneck | None = None
     ) -> "DecoderMI":
-        self.bottleneck = bottleneck or self.bottleneck
+        super().bind(pixels, features, bottleneck)
         for name, a, b in self._routes(tuple(pixels)):
             k = features[a]
             shared, private = self.bottleneck.shared_features(k), self.bottleneck.private_features(k)
@@ -191,6 +190,11 @@ class DecoderMI(PairObjective):
         there = target.good.any(dim=1)
         gain = (log_q - self.references[modality].log_prob(x, target.good).to(log_q))[there]
         return gain.mean() if len(gain) else torch.zeros((), device=x.device)
+
+    def can_translate(self, a: str, b: str) -> bool:
+        return (f"cross_{a}_to_{b}" if a != b else f"own_{a}") in self.decoders and (
+            a != b or b not in self.zscore
+        )
 
     def translate(self, embedding: Tensor, a: str, b: str) -> Tensor:
         """Flux (b, l) of modality `b` in the store's unit from embeddings (b, k) of modality `a`.

@@ -113,7 +113,8 @@ class MaskedReconstruction(EncoderObjective):
                 "take fewer or narrower chunks."
             )
         first = torch.arange(self.n_chunks, device=uniforms.device) * n // self.n_chunks
-        start = first + (uniforms * max(strip - width, 1)).long()
+        free = max(strip - width, 1)
+        start = first + (uniforms * free).long().clamp_max(free - 1)  # float32 draws may round up to 1
         offset = torch.arange(n, device=uniforms.device) - start[:, :, None]  # (b, chunks, n)
         return ((offset >= 0) & (offset < width)).any(dim=1)
 
