@@ -20,8 +20,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raises instead of printing a usage line and leaving."""
-        text = message[0].lower() + message[1:].rstrip(".")
-        raise ConfigError(f"{self.prog}: {text}: see {self.prog} --help.")
+        raise ConfigError(f"{message.rstrip('.')}: see {self.prog} --help.")
 
     def reject_unknown(self, unknown: Sequence[str]) -> None:
         """Raises for the first option that does not exist."""

@@ -95,6 +95,7 @@ def prepare(overrides: Sequence[str], config_dirs: Sequence[str], allowed: Seque
     validate_structure(cfg)
     run_dir = RunDir(cfg, overrides, config_dirs)
     if not run_dir.finished:
+        run_dir.check_inputs()
         validate(cfg)
     return run_dir
 

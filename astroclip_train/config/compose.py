@@ -81,7 +81,7 @@ def resolve(cfg: DictConfig) -> DictConfig:
     try:
         OmegaConf.resolve(cfg)
     except OmegaConfBaseException as error:
-        raise ConfigError(messages.explain_interpolation(error)) from error
+        raise ConfigError(messages.explain_interpolation(error, cfg)) from error
     return cfg
 
 

@@ -3,10 +3,12 @@
 import difflib
 import re
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
-__all__ = ["closest", "explain", "explain_interpolation", "hint", "listing"]
+__all__ = ["closest", "explain", "explain_interpolation", "listing", "unknown_key"]
 
 
 def closest(word: str, choices: Iterable[str]) -> str | None:
@@ -20,13 +22,6 @@ def listing(choices: Iterable[str], limit: int = 12) -> str:
     names = sorted(str(c) for c in choices)
     rest = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(names[:limit]) + rest
-
-
-def hint(word: str, choices: Iterable[str]) -> str:
-    """`did you mean x?` where something is near, else the list of what is valid."""
-    names = list(choices)
-    near = closest(word, names)
-    return f"did you mean {near}?" if near else f"choose from {listing(names)}."
 
 
 def explain(
@@ -45,9 +40,9 @@ def explain(
     """
     kind, text = type(error).__name__, str(error)
     if kind == "OverrideParseException":
-        return _grammar(getattr(error, "override", None) or _first(overrides), text)
+        return _grammar(_unreadable(overrides), text)
     if kind == "MissingConfigException":
-        return _missing(error, choices)
+        return _missing(error, choices, overrides)
     if kind in ("ConfigCompositionException", "HydraException"):
         return _composition(error, text, overrides, choices, retry)
     if type(error).__module__.startswith("yaml"):
@@ -59,10 +54,11 @@ def explain(
     return None
 
 
-def explain_interpolation(error: BaseException) -> str:
+def explain_interpolation(error: BaseException, cfg: DictConfig | None = None) -> str:
     """The sentence for a `${...}` that cannot be resolved."""
     text = str(error)
-    key = getattr(error, "full_key", None) or _match(r"full_key: (\S+)", text) or "the configuration"
+    key = getattr(error, "full_key", None) or _match(r"full_key: (\S+)", text)
+    key = key or _holder(cfg, _match(r"Interpolation key '([^']+)' not found", text)) or "the configuration"
     missing = _match(r"Missing mandatory value: (\S+)", text) or _match(r"node '([^']+)' is missing", text)
     if missing:
         return f"{missing} has no value: give {missing}=VALUE on the command line."
@@ -73,6 +69,16 @@ def explain_interpolation(error: BaseException) -> str:
     if unknown:
         return f"{key} uses an unknown resolver {unknown}: use oc.env, oc.select or by_scale."
     return f"{key} cannot be resolved ({text.splitlines()[0].rstrip('.')}): set it to a plain value."
+
+
+def _holder(node: Any, target: str | None, prefix: str = "") -> str | None:
+    """The key whose text has `${target}` in it."""
+    items = OmegaConf.to_container(node, resolve=False) if OmegaConf.is_config(node) else node
+    if isinstance(items, str):
+        return prefix if target and "${" + target in items else None
+    pairs = items.items() if isinstance(items, dict) else enumerate(items) if isinstance(items, list) else ()
+    found = (_holder(value, target, _join(prefix, str(name))) for name, value in pairs)
+    return next((key for key in found if key), None)
 
 
 def unknown_key(key: str, cfg: DictConfig | None, choices: dict[str, list[str]]) -> str:
@@ -110,15 +116,17 @@ def _grammar(override: str, text: str) -> str:
     )
 
 
-def _missing(error: BaseException, choices: dict[str, list[str]]) -> str:
+def _missing(error: BaseException, choices: dict[str, list[str]], overrides: Sequence[str]) -> str:
     name = str(getattr(error, "missing_cfg_file", "") or _match(r"[Cc]ould not (?:find|load) '([^']+)'", str(error)))
     group, _, choice = name.removesuffix(".yaml").partition("/")
     options = choices.get(group, [])
     if not options:
         return f"{name} is not among the configuration files: the groups are {listing(choices)}."
     near = closest(choice, options)
-    advice = f"did you mean {group}={near}? The choices are" if near else "the choices are"
-    return f"{group}={choice} does not exist: {advice} {listing(options, 40)}."
+    given = (o.split("=")[0].lstrip("+") for o in overrides if o.endswith(f"={choice}"))
+    key = next((k for k in given if k.split("@")[0] == group), group)
+    advice = f"did you mean {key}={near}? The choices are" if near else "the choices are"
+    return f"{key}={choice} does not exist: {advice} {listing(options, 40)}."
 
 
 def _composition(
@@ -155,7 +163,7 @@ def _composition(
     cause = error.__cause__ or error.__context__
     if cause is not None and type(cause).__name__ in ("ValidationError", "UnsupportedValueType", "ReadonlyConfigError"):
         return f"{clean} cannot take that value ({str(cause).splitlines()[0].rstrip('.')}): correct it."
-    if clean.split("@")[0] in choices and "No match in the defaults list" in text:
+    if clean.split("@")[0] in choices and "." not in clean.split("@")[0]:
         return _group_without_slot(clean, cfg)
     return unknown_key(clean, cfg, choices)
 
@@ -171,7 +179,13 @@ def _group_without_slot(group: str, cfg: DictConfig | None) -> str:
     return f"{group} is not used by this experiment: see its stages with --cfg job."
 
 
-def _first(overrides: Sequence[str]) -> str:
+def _unreadable(overrides: Sequence[str]) -> str:
+    """The override that Hydra cannot parse."""
+    for override in overrides:
+        try:
+            OverridesParser.create().parse_override(override)
+        except Exception:
+            return override
     return overrides[0] if overrides else ""
 
 

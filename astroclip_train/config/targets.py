@@ -113,8 +113,7 @@ def locate(target: Any, where: str = "") -> Callable[..., Any]:
     try:
         found = getattr(module, attribute)
     except AttributeError as error:
-        names = [n for n in {*dir(module), *getattr(module, "__all__", ())} if not n.startswith("_")]
-        near = difflib.get_close_matches(attribute, names, n=1)
+        near = difflib.get_close_matches(attribute, _public(module), n=1)
         advice = f"did you mean {module_name}.{near[0]}?" if near else f"look at what {module_name} offers."
         raise ConfigError(f"{name}={target} does not exist: {advice}") from error
     if not callable(found) or inspect.ismodule(found):
@@ -135,6 +134,13 @@ def _module(module_name: str, target: str, name: str) -> Any:
             except (AttributeError, ConfigError):
                 pass
         raise ConfigError(f"{name}={target} cannot be imported ({error}): correct the name or install it.") from error
+
+
+def _public(module: Any) -> list[str]:
+    """Names of the classes and functions that a module offers, those in its registries included."""
+    content = {n: v for n, v in vars(module).items() if not n.startswith("_") and not inspect.ismodule(v)}
+    registries = [v for v in content.values() if isinstance(v, dict) and all(isinstance(k, str) for k in v)]
+    return [n for n, v in content.items() if callable(v)] + [name for registry in registries for name in registry]
 
 
 def arguments_of(factory: Callable[..., Any]) -> tuple[dict[str, inspect.Parameter], bool]:

@@ -60,7 +60,7 @@ def target_nodes(cfg: DictConfig) -> Found:
 
 def _check_stage(node: Any, where: str, found: Found) -> None:
     if not isinstance(node, Mapping):
-        raise ConfigError(f"{where}={node} must be a stage: a mapping with _stage_, one of {', '.join(STAGES)}.")
+        raise ConfigError(f"{where}={_show(node)} must be a stage: a mapping with _stage_, one of {', '.join(STAGES)}.")
     kind = node.get("_stage_")
     if kind not in STAGES:
         near = closest(str(kind), STAGES)
