@@ -1,4 +1,4 @@
-"""What every benchmark prints: machine, commit, command; and medians of repeated timings with their spread."""
+"""What every benchmark prints: machine, commit, command; medians of repeated timings with their spread."""
 
 import os
 import platform
@@ -38,9 +38,8 @@ def header() -> None:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     threads = f"{torch.get_num_threads()} threads{_gpu()}"
     print(f"machine: {_processor()}, {cores} cores")
-    print(
-        f"         {platform.platform()}, Python {platform.python_version()}, torch {torch.__version__}, {threads}"
-    )
+    print(f"         {platform.platform()}, Python {platform.python_version()}")
+    print(f"         torch {torch.__version__}, {threads}")
     print(f"commit:  {_commit()}")
     print(f"command: {shlex.join([Path(sys.executable).name, *sys.orig_argv[1:]])}", flush=True)
 

@@ -62,7 +62,9 @@ class JoinedModality:
             if store.has(self.name, c)
         )
 
-    def read(self, samples: np.ndarray, keep: bool) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
+    def read(
+        self, samples: np.ndarray, keep: bool
+    ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
         """Spectra with bad pixels filled and weighted zero.
 
         Arguments:
@@ -70,38 +72,44 @@ class JoinedModality:
             keep: whether to read whole columns once and keep them.
 
         Returns:
-            flux (b, l) float32, ivar (b, l) or None, mask (b, l) True at good pixels.
+            flux (b, l) float32, ivar (b, l) or None, mask (b, l) True at good pixels or None if all are.
         """
         raw = {c: self._column(c, samples, keep) for c in self.columns}
         if self._whole and bool(self.present[samples].all()):
-            return raw["flux"], raw.get("ivar"), np.ones(raw["flux"].shape, dtype=np.bool_)
+            return raw["flux"], raw.get("ivar"), None
         return clean(raw["flux"], raw.get("ivar"), raw.get("mask"), self.info)
 
     def _column(self, column: str, samples: np.ndarray, keep: bool) -> np.ndarray:
-        if len(self.stores) == 1:
-            return self._rows(0, column, samples, keep)
-        owner = np.searchsorted(self.edges, samples, side="right") - 1
         dtype: type = np.bool_ if column == "mask" else np.float32
-        out: np.ndarray = np.full((len(samples), self.length), np.nan if column == "flux" else 0, dtype=dtype)
-        for k in np.unique(owner):
-            if self.stores[k] in self.having:
-                places = np.flatnonzero(owner == k)
-                out[places] = self._rows(int(k), column, samples[places] - self.edges[k], keep)
+        out: np.ndarray = np.empty((len(samples), self.length), dtype=dtype)
+        if not self.present[samples].all():
+            out[~self.present[samples]] = np.nan if column == "flux" else 0
+        owner = np.searchsorted(self.edges, samples, side="right") - 1
+        for k, store in enumerate(self.stores):
+            places = np.flatnonzero(owner == k) if len(self.stores) > 1 else np.arange(len(samples))
+            if not len(places) or store not in self.having:
+                continue
+            if column == "mask" and not store.has(self.name, "mask"):
+                out[places] = True
+            elif keep:
+                self._copy_kept(out, places, k, column, samples[places] - self.edges[k])
+            else:
+                store.read_into(out, places, self.name, column, samples[places] - self.edges[k])
         return out
 
-    def _rows(self, k: int, column: str, samples: np.ndarray, keep: bool) -> np.ndarray:
-        store, m = self.stores[k], self.name
-        if column == "mask" and not store.has(m, "mask"):
-            return np.ones((len(samples), self.length), dtype=np.bool_)
-        if not keep:
-            return store.read(m, samples, (column,))[column]
+    def _copy_kept(
+        self, out: np.ndarray, places: np.ndarray, k: int, column: str, samples: np.ndarray
+    ) -> None:
+        store = self.stores[k]
         if (k, column) not in self._memory:
-            self._memory[k, column] = store.column(m, column)
-        rows = store.stacked_rows(m)[samples]
-        taken = np.take(self._memory[k, column], rows, axis=0, mode="clip")
-        taken = taken.astype(np.bool_ if column == "mask" else np.float32, copy=False)
-        taken[rows < 0] = np.nan if column == "flux" else 0
-        return taken
+            self._memory[k, column] = store.column(self.name, column)
+        kept, rows = self._memory[k, column], store.stacked_rows(self.name)[samples]
+        if len(places) == len(out) and kept.dtype == out.dtype and (rows >= 0).all():
+            np.take(
+                kept, rows, axis=0, out=out, mode="clip"
+            )  # in order, without the copy that indexing makes
+        else:
+            out[places[rows >= 0]] = kept[rows[rows >= 0]]
 
     def __getstate__(self) -> dict:
         return {**self.__dict__, "_memory": {}}

@@ -67,8 +67,8 @@ class Loader:
 
     def __iter__(self) -> Iterator[Batch]:
         if self.num_workers == 0:
-            for epoch, first, last in self.requests():
-                yield from map(self._pinned, self._windows.stream((epoch, first, last)))
+            for request in self.requests():
+                yield from map(self._pinned, self._windows.cut(request, self._windows[request]))
             return
         for request, window in zip(self.requests(), self._worker_windows(), strict=False):
             yield from self._windows.cut(request, window)
@@ -135,14 +135,6 @@ class _Windows(Dataset):
         edges = np.cumsum([0, *(len(part) for part in self.samples(request))])
         for low, high in itertools.pairwise(edges):
             yield {k: v if k == "epoch" else v[low:high] for k, v in window.items()}
-
-    def stream(self, request: Request) -> Iterator[Batch]:
-        """The batches of a window, read together from files and one by one from memory."""
-        if self.source.in_memory:
-            for samples in self.samples(request):
-                yield self.source.batch(samples, request[0])
-        else:
-            yield from self.cut(request, self[request])
 
 
 class _Requests:

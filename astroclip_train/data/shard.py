@@ -11,6 +11,7 @@ import numpy as np
 
 from ..errors import DataError
 from .modality import ModalityInfo
+from .slabs import RowLayout, read_rows, row_layout
 
 __all__ = ["COLUMNS", "FORMAT", "VERSION", "Shard", "content_hash", "damaged"]
 
@@ -18,8 +19,6 @@ FORMAT = "astro-train store"
 VERSION = 1
 COLUMNS = ("flux", "ivar", "mask", "snr", "coeff", "coeff_error", "coeff_cov_factor", "wave", "quality")
 NOT_MODALITIES = ("sample", "labels", "bounds")
-SLAB_ROWS = 4096  # bounds the memory of one read
-MAX_GAP = 16  # rows that are cheaper to read and drop than to seek over
 
 
 @contextlib.contextmanager
@@ -48,6 +47,7 @@ class Shard:
         self.path = path
         self._file: h5py.File | None = None
         self._owner = 0
+        self._layouts: dict[tuple[str, str], RowLayout | None] = {}
         with damaged(path):
             self._read_header()
 
@@ -135,47 +135,19 @@ class Shard:
         with damaged(self.path):
             return self.file[name][()]
 
-    def read_into(
-        self, out: np.ndarray, places: np.ndarray | None, m: str, column: str, rows: np.ndarray
-    ) -> None:
-        """Reads rows in few large slabs: out[places[i]] = column[rows[i]], places None meaning 0, 1, …"""
+    def read_into(self, out: np.ndarray, places: np.ndarray, m: str, column: str, rows: np.ndarray) -> None:
+        """Reads rows in few large slabs: out[places[i]] = column[rows[i]], in the type of `out`."""
         with damaged(self.path):
             dataset = self.file[m][column]
-            if (
-                places is None
-                and len(rows)
-                and rows[-1] - rows[0] + 1 == len(rows)
-                and np.all(np.diff(rows) == 1)
-            ):
-                _read_slab(dataset, int(rows[0]), int(rows[-1]) + 1, out)
+            if (m, column) not in self._layouts:
+                self._layouts[m, column] = row_layout(dataset)
+            layout = self._layouts[m, column]
+            if layout is None or dataset.dtype == out.dtype:
+                read_rows(dataset, layout, rows, places, out)
                 return
-            places = np.arange(len(rows)) if places is None else places
-            order = np.argsort(rows, kind="stable")
-            ordered, places = rows[order], places[order]
-            for first, last in _slabs(ordered):
-                low, high = int(ordered[first]), int(ordered[last - 1]) + 1
-                slab = np.empty((high - low, *dataset.shape[1:]), dtype=dataset.dtype)
-                _read_slab(dataset, low, high, slab)
-                out[places[first:last]] = slab[ordered[first:last] - low]
-
-
-def _read_slab(dataset: h5py.Dataset, low: int, high: int, out: np.ndarray) -> None:
-    if out.flags.c_contiguous and high > low:
-        dataset.read_direct(out, np.s_[low:high])
-    elif high > low:
-        out[...] = dataset[low:high]
-
-
-def _slabs(rows: np.ndarray) -> Iterator[tuple[int, int]]:
-    """Ranges of sorted rows to be read together: no gap above MAX_GAP, no more than SLAB_ROWS rows."""
-    if not len(rows):
-        return
-    cuts = np.flatnonzero(np.diff(rows) > MAX_GAP) + 1
-    for first, last in zip(np.r_[0, cuts], np.r_[cuts, len(rows)], strict=True):
-        while last > first:
-            stop = int(np.searchsorted(rows[first:last], rows[first] + SLAB_ROWS)) + first
-            yield int(first), stop
-            first = stop
+            stored = np.empty((len(rows), *out.shape[1:]), dtype=dataset.dtype)
+            read_rows(dataset, layout, rows, np.arange(len(rows)), stored)
+            out[places] = stored
 
 
 def content_hash(file: h5py.File) -> str:

@@ -196,6 +196,7 @@ class DataSource:
         """
         samples = np.asarray(samples, dtype=np.int64)
         flux, ivar, mask = self.joined[modality].read(samples, self.in_memory)
+        mask = np.ones(flux.shape, dtype=np.bool_) if mask is None else mask
         found = {"flux": flux, "mask": mask, "present": self.joined[modality].present[samples]}
         found["snr"] = self.snr(modality, samples)
         return found if ivar is None else {**found, "ivar": ivar}
@@ -210,7 +211,10 @@ class DataSource:
             batch[m] = torch.from_numpy(flux)
             if ivar is not None:
                 batch[f"{m}_ivar"] = torch.from_numpy(ivar)
-            batch[f"{m}_mask"] = torch.from_numpy(mask)
+            # one element seen from everywhere, where no pixel is bad
+            batch[f"{m}_mask"] = (
+                torch.ones(1, 1).bool().expand(flux.shape) if mask is None else torch.from_numpy(mask)
+            )
             batch[f"{m}_snr"] = torch.from_numpy(self.joined[m].snr[samples])
             batch[f"{m}_present"] = torch.from_numpy(self.joined[m].present[samples])
         batch["labels"] = torch.from_numpy(self._labels[samples])

@@ -15,7 +15,8 @@ from .checks import agree, check_grid, find_paths
 from .grids import Grid
 from .modality import ModalityInfo
 from .quality import REASONS, assess
-from .shard import SLAB_ROWS, Shard, content_hash, damaged
+from .shard import Shard, content_hash, damaged
+from .slabs import SLAB_ROWS
 from .splits import SPLITS, split_of
 from .store_writer import StoreWriter
 
@@ -186,21 +187,21 @@ class Store:
     def _read_column(self, m: str, column: str, samples: np.ndarray, rows: np.ndarray) -> np.ndarray:
         shape = self.shards[0].file[m][column].shape[1:]
         dtype = {"mask": np.bool_, "wave": np.float64, "quality": np.uint8}.get(column, np.float32)
-        present = rows >= 0
-        if present.all():
-            out = np.empty((len(samples), *shape), dtype=dtype)
-            if len(self.shards) == 1:
-                self.shards[0].read_into(out, None, m, column, rows)
-                return out
-        else:
-            out = np.full(
-                (len(samples), *shape), 0 if column in ("ivar", "mask", "quality") else np.nan, dtype=dtype
-            )
-        owner = self._shard_of[samples]
-        for number in np.unique(owner[present]):
-            places = np.flatnonzero(present & (owner == number))
-            self.shards[number].read_into(out, places, m, column, rows[places])
+        out: np.ndarray = np.empty((len(samples), *shape), dtype=dtype)
+        out[rows < 0] = 0 if column in ("ivar", "mask", "quality") else np.nan
+        self.read_into(out, np.arange(len(samples)), m, column, samples)
         return out
+
+    def read_into(
+        self, out: np.ndarray, places: np.ndarray, m: str, column: str, samples: np.ndarray
+    ) -> None:
+        """out[places[i]] = the row of samples[i], if it has the modality; out (n, …) is C-contiguous."""
+        rows = self.rows[m][samples]
+        owner = np.where(rows >= 0, self._shard_of[samples], -1)
+        for number, shard in enumerate(self.shards):
+            mine = np.flatnonzero(owner == number)
+            if len(mine):
+                shard.read_into(out, places[mine], m, column, rows[mine])
 
     def column(self, modality: str, name: str) -> np.ndarray:
         """A whole column in the type it is stored in, shard after shard; see `stacked_rows`."""

@@ -1,0 +1,130 @@
+"""Reads rows of an HDF5 dataset straight into their places in memory, in few large reads.
+
+A shuffled window needs every row of a few contiguous slabs, in another order. HDF5 would read a slab into a buffer
+from which rows are copied on; a scattered read (POSIX `preadv`) puts each row where it belongs at once. It is called
+through ctypes because `os.preadv` wants a Python object for every row, which costs as much as the reading.
+"""
+
+import ctypes
+import sys
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import h5py
+import numpy as np
+
+__all__ = ["SLAB_ROWS", "RowLayout", "read_rows", "row_layout"]
+
+MAX_GAP = 16  # rows that are cheaper to read and drop than to seek over
+SLAB_ROWS = 4096  # bounds the memory of one read through HDF5
+MAX_BUFFERS = 1024  # of one preadv (IOV_MAX)
+MAX_BYTES = 1 << 30  # of one preadv
+
+
+def _preadv() -> Callable[..., int] | None:
+    """The C library's preadv, or None where it is missing or its types are not those of 64-bit POSIX."""
+    if sys.platform not in ("linux", "darwin") or ctypes.sizeof(ctypes.c_void_p) != 8:
+        return None
+    function = getattr(ctypes.CDLL(None), "preadv", None)
+    if function is not None:
+        function.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_int64]
+        function.restype = ctypes.c_ssize_t
+    return function
+
+
+_PREADV = _preadv()
+
+
+class RowLayout(NamedTuple):
+    """Where the rows of a dataset lie in the file."""
+
+    offsets: np.ndarray  # byte offset of each chunk, int64
+    chunk_rows: int
+    row_bytes: int
+
+    def addresses(self, rows: np.ndarray) -> np.ndarray:
+        """Byte offset of each row."""
+        chunk, inside = np.divmod(rows, self.chunk_rows)
+        return self.offsets[chunk] + inside * self.row_bytes
+
+
+def row_layout(dataset: h5py.Dataset) -> RowLayout | None:
+    """The layout of a dataset whose rows lie uncompressed in the file, else None."""
+    plain = _PREADV is not None and dataset.dtype.isnative and dataset.file.userblock_size == 0
+    if not plain or dataset.file.driver != "sec2" or dataset.size == 0:
+        return None
+    row_bytes = dataset.dtype.itemsize * int(np.prod(dataset.shape[1:]))
+    if dataset.chunks is None:
+        offset = dataset.id.get_offset()
+        return None if offset is None else RowLayout(np.array([offset]), len(dataset), row_bytes)
+    if dataset.id.get_create_plist().get_nfilters() or dataset.chunks[1:] != dataset.shape[1:]:
+        return None
+    offsets = np.full(-(-len(dataset) // dataset.chunks[0]), -1, dtype=np.int64)
+    for i in range(dataset.id.get_num_chunks()):
+        info = dataset.id.get_chunk_info(i)
+        offsets[info.chunk_offset[0] // dataset.chunks[0]] = info.byte_offset
+    return RowLayout(offsets, dataset.chunks[0], row_bytes) if (offsets >= 0).all() else None
+
+
+def read_rows(
+    dataset: h5py.Dataset, layout: RowLayout | None, rows: np.ndarray, places: np.ndarray, out: np.ndarray
+) -> None:
+    """out[places[i]] = dataset[rows[i]].
+
+    Arguments:
+        dataset: (n, …).
+        layout: from `row_layout`, or None to read through HDF5.
+        rows: rows in any order, shape (b,).
+        places: rows of `out`, shape (b,).
+        out: (m, …) C-contiguous.
+
+    Raises:
+        OSError: the file ends before a row does, or cannot be read.
+    """
+    if len(rows) > 1 and np.any(rows[1:] < rows[:-1]):
+        order = np.argsort(rows, kind="stable")
+        rows, places = rows[order], places[order]
+    if layout is None or out.dtype != dataset.dtype or not out.flags.c_contiguous:
+        _through_hdf5(dataset, rows, places, out)
+    else:
+        _scattered(dataset, layout, rows, places, out)
+
+
+def _through_hdf5(dataset: h5py.Dataset, rows: np.ndarray, places: np.ndarray, out: np.ndarray) -> None:
+    for first, last in _runs(rows, 1):
+        for low in range(first, last, SLAB_ROWS):
+            high = min(low + SLAB_ROWS, last)
+            slab = dataset[int(rows[low]) : int(rows[high - 1]) + 1]
+            out[places[low:high]] = slab[rows[low:high] - rows[low]]
+
+
+def _scattered(
+    dataset: h5py.Dataset, layout: RowLayout, rows: np.ndarray, places: np.ndarray, out: np.ndarray
+) -> None:
+    size = layout.row_bytes
+    addresses = layout.addresses(rows)
+    dropped = np.empty(MAX_GAP * size, dtype=np.uint8)
+    descriptor = dataset.file.id.get_vfd_handle()
+    most = max(1, min(MAX_BUFFERS // 2, MAX_BYTES // ((MAX_GAP + 1) * size)))
+    for start, stop in _runs(addresses, size):
+        for first in range(start, stop, most):
+            last = min(first + most, stop)
+            gaps = np.diff(addresses[first:last]) - size
+            buffers = np.empty((2 * (last - first) - 1, 2), dtype=np.uint64)  # struct iovec: address, length
+            buffers[::2, 0] = out.ctypes.data + places[first:last] * size
+            buffers[::2, 1] = size
+            buffers[1::2, 0] = dropped.ctypes.data
+            buffers[1::2, 1] = gaps
+            buffers = np.ascontiguousarray(buffers[buffers[:, 1] > 0])
+            expected = int(buffers[:, 1].sum())
+            found = _PREADV(descriptor, buffers.ctypes.data, len(buffers), int(addresses[first]))
+            if found != expected:  # interrupted, or the file is too short: HDF5 tells which
+                _through_hdf5(dataset, rows[first:last], places[first:last], out)
+
+
+def _runs(positions: np.ndarray, size: int) -> Iterator[tuple[int, int]]:
+    """Ranges of increasing positions to be read together: no repeats and no large gaps."""
+    if len(positions):
+        steps = np.diff(positions)
+        cuts = np.flatnonzero((steps > (MAX_GAP + 1) * size) | (steps < size)) + 1
+        yield from zip([0, *cuts.tolist()], [*cuts.tolist(), len(positions)], strict=True)
