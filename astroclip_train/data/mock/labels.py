@@ -6,9 +6,11 @@ from torch import Tensor
 
 from ...randomness import normal, uniform
 
-__all__ = ["LABELS", "UNITS", "population_moments", "sample_labels"]
+__all__ = ["EBV", "LABELS", "OUTER", "RV", "UNITS", "VSINI", "population_moments", "sample_labels"]
 
 LABELS = ("teff", "logg", "feh", "alpha_fe", "c_fe", "ebv", "rv", "vsini")
+EBV, RV, VSINI = (LABELS.index(name) for name in ("ebv", "rv", "vsini"))
+OUTER = ("ebv", "rv", "vsini")  # labels that do not change the atmosphere
 UNITS = {
     "teff": "K",
     "logg": "dex",

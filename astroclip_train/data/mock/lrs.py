@@ -9,6 +9,7 @@ from torch import Tensor
 from ...errors import DataError
 from ...randomness import uniform
 from ..grids import LRS_GRID, Grid
+from .labels import EBV, RV, VSINI
 from .spectrum import CORE_WIDTH, Spectrum
 from .strengths import Star, Strengths, line_strengths
 
@@ -81,7 +82,7 @@ class LRS:
         grid: log₁₀ grid in vacuum ångström.
         resolution: λ/FWHM of the whole line spread.
         order: degree of the continuum polynomial.
-        response: r.m.s. of each of the first `order` − 1 relative errors of the flux calibration.
+        response: r.m.s. of each Chebyshev term, up to `order`, of the relative error of the flux calibration.
 
     Raises:
         DataError: the grid is not logarithmic in vacuum ångström, or its pixels are too wide for the line spread.
@@ -111,34 +112,48 @@ class LRS:
         ramp = 0.5 - 0.5 * np.cos(np.pi * (np.arange(edge) + 0.5) / edge)
         taper[:edge], taper[-edge:] = ramp, ramp[::-1]
         self.spectrum.taper = taper  # type: ignore[attr-defined]
-        self.observed = Spectrum(grid.wave(), CORE_WIDTH, n_nodes=20)
         self.continuum = LinearContinuum(grid.wave(), order)
-        self.terms = np.polynomial.chebyshev.chebvander(self.continuum.scaled, order - 1)[
-            :, 1:
-        ].T  # (order-1, l)
+        self.terms = np.polynomial.chebyshev.chebvander(self.continuum.scaled, order)[:, 1:].T  # (order, l)
 
     @property
     def n_response(self) -> int:
         """Number of calibration terms that a flux carries."""
         return len(self.terms)
 
-    def flux(self, labels: Tensor, star: Star | None = None, strengths: Strengths | None = None) -> Tensor:
-        """Flux without noise, divided by its mean, with reddening but perfect calibration: (b, 8) -> (b, l)."""
-        star = Star.from_labels(labels) if star is None else star
+    def ingredients(self, star: Star, strengths: Strengths | None = None) -> Tensor:
+        """Everything of the spectrum that depends on the atmosphere, (b, m)."""
         strengths = line_strengths(star) if strengths is None else strengths
-        depth = self._observe(
-            self.spectrum.depth(star, strengths) * self.spectrum.constant("taper", labels), star
-        )
-        flux = self.observed.continuum(star) * self.observed.redden(star) * (1 - depth)
+        return self.spectrum.ingredients(star, strengths)
+
+    def shape(self, ingredients: Tensor) -> tuple[Tensor, Tensor]:
+        """Continuum on the grid (b, l), and the depth of lines at rest on the oversampled axis (b, n_fft)."""
+        flux, depth = self.spectrum.shape(ingredients)
+        on_grid = flux[:, _OVERSAMPLE * self.margin :: _OVERSAMPLE][:, : self.grid.n]
+        return on_grid, depth * self.spectrum.constant("taper", depth)
+
+    def flux(self, labels: Tensor, continuum: Tensor, depth: Tensor) -> Tensor:
+        """Flux without noise, divided by its mean, with reddening but perfect calibration, (b, l).
+
+        Arguments:
+            labels: (b, 8), of which reddening, velocity and rotation are used.
+            continuum, depth: the result of `shape`.
+        """
+        extinction = self.spectrum.constant("extinction", labels)[_OVERSAMPLE * self.margin :: _OVERSAMPLE]
+        dust = torch.exp(-0.4 * math.log(10) * labels[:, EBV, None] * extinction[: self.grid.n])
+        flux = continuum * dust * (1 - self._observe(depth, labels[:, RV, None], labels[:, VSINI, None]))
         return flux / flux.mean(-1, keepdim=True)
 
-    def _observe(self, depth: Tensor, star: Star) -> Tensor:
+    def __call__(self, labels: Tensor) -> Tensor:
+        """Flux without noise of labels, (b, 8) -> (b, l)."""
+        return self.flux(labels, *self.shape(self.ingredients(Star.from_labels(labels))))
+
+    def _observe(self, depth: Tensor, rv: Tensor, vsini: Tensor) -> Tensor:
         """Shifts and broadens the rest-frame depth (b, n_fft) and samples it on the grid, (b, l)."""
         n = self.n_fft
         k = torch.arange(n // 2 + 1, dtype=depth.dtype, device=depth.device) * (2 * math.pi / n)
         step = self.pixel / _OVERSAMPLE
-        shift = _LIGHT / step * torch.log1p(star.label["rv"] / _LIGHT)
-        variance = (self.rest**2 + (_ROTATION * star.label["vsini"]) ** 2) / step**2
+        shift = _LIGHT / step * torch.log1p(rv / _LIGHT)
+        variance = (self.rest**2 + (_ROTATION * vsini) ** 2) / step**2
         damp = torch.exp(-0.5 * variance * k**2)
         transform = torch.fft.rfft(depth) * torch.complex(
             damp * torch.cos(k * shift), -damp * torch.sin(k * shift)

@@ -17,7 +17,6 @@ _LIGHT = 2.99792458e5  # km/s
 CORE_WIDTH = 35.0  # km/s, σ of the profile that carries a line's equivalent width before the instrument
 _WING_CORE = 60.0  # km/s, inside which a damping wing is flat: the Doppler core is there
 _STARK_CORE = 1.0  # Å, the same for the Stark wings of hydrogen
-_HAZE = 0.10  # optical depth at 4000 Å of unresolved lines in the Sun
 _SURFACE = 0.81  # temperature at the surface over the effective one, (½)^(1/4) warmed by lines
 
 
@@ -71,6 +70,22 @@ def _band_profiles(wave: np.ndarray, width: np.ndarray) -> np.ndarray:
     return np.stack(rows)
 
 
+def _haze_profile(wave: np.ndarray) -> np.ndarray:
+    """Opacity of lines too many to list, for that of the Sun: bumps where iron-peak lines and CN crowd, (p,)."""
+    bumps = (
+        (3380, 170, 0.42),
+        (3580, 130, 0.62),
+        (3720, 80, 0.45),
+        (3860, 90, 0.62),
+        (4320, 160, 0.16),
+        (5150, 260, 0.05),
+    )
+    total = 0.05 * (4500.0 / wave) ** 4
+    for centre, sigma, height in bumps:
+        total = total + height * np.exp(-0.5 * ((wave - centre) / sigma) ** 2)
+    return total
+
+
 class Spectrum:
     """Model spectra of stars at rest, as an instrument-free function on a fixed wavelength axis.
 
@@ -108,11 +123,11 @@ class Spectrum:
             1 / wing,
             1 / (stark**2 + core_a**2) ** 1.25,
             _band_profiles(self.wave, width),
+            _haze_profile(self.wave)[None, :],
         ]
-        kept = [near, near_strong, near_h, np.ones(len(BANDS), dtype=bool)]
+        kept = [near, near_strong, near_h, np.ones(len(BANDS) + 1, dtype=bool)]
         self.template = np.concatenate(blocks)
         self.columns = np.flatnonzero(np.concatenate(kept))
-        self.haze_shape = (4000.0 / self.wave) ** 6
         self.extinction = extinction_curve(self.wave)
         self.nodes, self.matrix = self.wave, None
         if n_nodes is not None:
@@ -131,35 +146,30 @@ class Spectrum:
         """From the nodes to all wavelengths, (b, n) -> (b, p)."""
         return values if self.matrix is None else values @ self.constant("matrix", values)
 
-    def continuum(self, star: Star) -> Tensor:
-        """Continuum flux per Å without reddening, on a free scale common to all axes, (b, p)."""
-        log_flux = continuum(star.label["teff"], star.deep, self.constant("nodes", star.line.theta))
-        return torch.exp(self._spread(log_flux))
+    def ingredients(self, star: Star, strengths: Strengths) -> Tensor:
+        """Everything that depends on the atmosphere, (b, m): strengths, depth limit and log continuum at the nodes."""
+        nodes = self.constant("nodes", star.labels)
+        teff = star.label["teff"]
+        limit = -torch.expm1(log_ratio_planck(nodes, _SURFACE * teff, teff))
+        columns = torch.as_tensor(self.columns, device=teff.device)
+        return torch.cat([strengths.stacked()[:, columns], limit, continuum(teff, star.deep, nodes)], dim=1)
 
-    def depth(self, star: Star, strengths: Strengths) -> Tensor:
-        """Share of the continuum that lines and bands take away, (b, p)."""
-        stacked = strengths.stacked()
-        columns = torch.as_tensor(self.columns, device=stacked.device)
-        tau = stacked[:, columns] @ self.constant("template", stacked)
-        label = star.label
-        weak = torch.sigmoid((7300 - label["teff"]) / 700) * torch.exp(
-            math.log(10) * (0.55 * label["feh"] + 1.4 * (star.line.theta - 1.0))
-        )
-        tau = tau + _HAZE * weak * self.constant("haze_shape", stacked)
-        surface = _SURFACE * label["teff"]
-        nodes = self.constant("nodes", stacked)
-        limit = -torch.expm1(log_ratio_planck(nodes, surface, label["teff"]))
-        return self._spread(limit) * -torch.expm1(-tau)
+    def shape(self, ingredients: Tensor) -> tuple[Tensor, Tensor]:
+        """Continuum flux on a free scale and the share of it that lines take away, each (b, p)."""
+        n = len(self.nodes)
+        strengths, limit, log_flux = ingredients.split([len(self.columns), n, n], dim=1)
+        tau = strengths @ self.constant("template", ingredients)
+        return torch.exp(self._spread(log_flux)), self._spread(limit) * -torch.expm1(-tau)
 
-    def redden(self, star: Star) -> Tensor:
-        """Transmission of interstellar dust, (b, p)."""
-        curve = self.constant("extinction", star.line.theta)
-        return torch.exp(-0.4 * math.log(10) * star.label["ebv"] * curve)
+    def redden(self, ebv: Tensor) -> Tensor:
+        """Transmission of interstellar dust for E(B−V) of shape (b, 1), (b, p)."""
+        return torch.exp(-0.4 * math.log(10) * ebv * self.constant("extinction", ebv))
 
     def __call__(self, labels: Tensor) -> Tensor:
         """Flux of stars at rest with reddening, (b, 8) -> (b, p)."""
         star = Star.from_labels(labels)
-        return self.continuum(star) * (1 - self.depth(star, line_strengths(star))) * self.redden(star)
+        flux, depth = self.shape(self.ingredients(star, line_strengths(star)))
+        return flux * (1 - depth) * self.redden(star.label["ebv"])
 
 
 def model_spectrum(labels: Tensor, wave: Tensor | np.ndarray) -> Tensor:

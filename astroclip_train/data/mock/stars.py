@@ -23,7 +23,8 @@ from .xp import XP
 __all__ = ["MockStars", "object_ids", "sample_snr", "simulate", "visits"]
 
 VERSION = 1  # of the simulated universe; part of its identity
-_CHUNK = 256  # stars at a time, so that intermediate results stay in the processor's cache
+_BLOCK = 4096  # stars whose atmospheres are solved together
+_CHUNK = 128  # stars whose spectra are computed together, so that they stay in the processor's cache
 _VISIT = 1 << 40  # observation number = star + visit·2⁴⁰
 SNR_RANGE = {"lrs": (10.0, 300.0), "xp": (15.0, 1000.0)}
 
@@ -84,12 +85,18 @@ def simulate(
         xp_coeff_error (n, 110): LRS flux over its continuum, XP flux and coefficients over the flux at 550 nm.
     """
     indices = torch.as_tensor(indices, dtype=torch.int64)
-    lrs = _instrument("lrs") if lrs is None and "lrs" in modalities else lrs
-    xp = _instrument("xp") if xp is None and "xp" in modalities else xp
-    chunks = [
-        _simulate_chunk(seed, part, lrs, xp, visit, snr_median, modalities, dtype)
-        for part in indices.split(_CHUNK)
-    ]
+    lrs = (lrs or _instrument("lrs")) if "lrs" in modalities else None
+    xp = (xp or _instrument("xp")) if "xp" in modalities else None
+    chunks = []
+    for block in indices.split(_BLOCK):
+        truth = sample_labels(seed, block)
+        snr = sample_snr(seed, block, visit, snr_median)
+        with torch.no_grad():
+            stars = Star.from_labels(truth.to(dtype))
+            for start in range(0, len(block), _CHUNK):
+                rows = slice(start, start + _CHUNK)
+                chunk = _observe(seed, block[rows], visit, stars.rows(rows), snr[rows].to(dtype), lrs, xp)
+                chunks.append(chunk | {"labels": truth[rows]})
     return {name: torch.cat([chunk[name] for chunk in chunks]) for name in chunks[0]}
 
 
@@ -102,28 +109,18 @@ def _instrument(name: str) -> Any:
     return _instruments[name]
 
 
-@torch.no_grad()
-def _simulate_chunk(
-    seed: int,
-    index: Tensor,
-    lrs: LRS | None,
-    xp: XP | None,
-    visit: int,
-    snr_median: tuple[float, float],
-    modalities: tuple[str, ...],
-    dtype: torch.dtype,
+def _observe(
+    seed: int, index: Tensor, visit: int, star: Star, snr: Tensor, lrs: LRS | None, xp: XP | None
 ) -> dict[str, Tensor]:
-    truth = sample_labels(seed, index)
-    labels = truth.to(dtype)
-    snr = sample_snr(seed, index, visit, snr_median).to(dtype)
-    star = Star.from_labels(labels)
     strengths = line_strengths(star)
-    result: dict[str, Tensor] = {"labels": truth}
-    if "lrs" in modalities and lrs is not None:
-        flux, ivar = lrs.observe(seed, index + visit * _VISIT, lrs.flux(labels, star, strengths), snr[:, 0])
+    result: dict[str, Tensor] = {}
+    if lrs is not None:
+        clean = lrs.flux(star.labels, *lrs.shape(lrs.ingredients(star, strengths)))
+        flux, ivar = lrs.observe(seed, index + visit * _VISIT, clean, snr[:, 0])
         result |= {"lrs": flux, "lrs_ivar": ivar, "lrs_snr": snr[:, 0]}
-    if "xp" in modalities and xp is not None:
-        flux, ivar, coeff, error = xp.observe(seed, index, xp.pixels(labels, star, strengths), snr[:, 1])
+    if xp is not None:
+        pixels = xp.flux(star.labels, *xp.shape(xp.ingredients(star, strengths)))
+        flux, ivar, coeff, error = xp.observe(seed, index, pixels, snr[:, 1])
         result |= {
             "xp": flux,
             "xp_ivar": ivar,
@@ -217,7 +214,7 @@ class MockStars:
             writer.add_modality("lrs", self._lrs_info())
             writer.add_modality("xp", _xp_info())
             for number, indices, surveys in ((0, star, ("lrs", "xp")), (1, twice, ("lrs",))):
-                for part in indices.split(16 * _CHUNK):
+                for part in indices.split(16 * _CHUNK) if len(indices) else ():
                     self._append(writer, part, number, surveys, lrs, xp)
                     advance(len(part), len(order))
             obs = np.char.add(np.char.add(names, "-"), visit.numpy().astype(str))

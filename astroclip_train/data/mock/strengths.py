@@ -20,21 +20,29 @@ _BINS = 400.0  # Å, step at which the opacity under the lines is taken
 _WING_CORE = 60.0  # km/s, inside which a damping wing is flat: the Doppler core is there
 
 
-@dataclass(frozen=True)
 class Star:
-    """Labels as columns of shape (b, 1) with the two layers of the atmosphere."""
+    """Labels (b, 8) in the order of `LABELS` and the atmosphere solved for them, (b, 6).
 
-    label: dict[str, Tensor]
-    line: Layer
-    deep: Layer
+    `label[name]` and the fields of the layers `line` and `deep` are columns of shape (b, 1).
+    """
+
+    def __init__(self, labels: Tensor, atmosphere: Tensor) -> None:
+        self.labels, self.atmosphere = labels, atmosphere
+        self.label = {name: labels[:, i : i + 1] for i, name in enumerate(LABELS)}
+        columns = atmosphere.split(1, dim=1)
+        self.line, self.deep = Layer(*columns[:3]), Layer(*columns[3:])
 
     @classmethod
     def from_labels(cls, labels: Tensor) -> "Star":
-        """Solves the atmosphere for labels of shape (b, 8) in the order of `LABELS`."""
-        label = {name: labels[:, i : i + 1] for i, name in enumerate(LABELS)}
-        metals = abundance_shift(label["feh"], label["alpha_fe"])
-        line, deep = (layer(label["teff"], label["logg"], metals, d) for d in (_LINE_DEPTH, _DEEP))
-        return cls(label, line, deep)
+        """Solves the atmosphere for labels (b, 8)."""
+        teff, logg, feh, alpha_fe = labels[:, :4].split(1, dim=1)
+        layers = (layer(teff, logg, abundance_shift(feh, alpha_fe), d) for d in (_LINE_DEPTH, _DEEP))
+        columns = [c for l in layers for c in (l.theta, l.log_gas, l.log_electron)]
+        return cls(labels, torch.cat(columns, dim=1))
+
+    def rows(self, chosen: slice) -> "Star":
+        """The same for some of the stars."""
+        return Star(self.labels[chosen], self.atmosphere[chosen])
 
 
 @dataclass(frozen=True)
@@ -45,15 +53,17 @@ class Strengths:
     wing: (b, S) optical depth·(km/s)² of damping wings.
     hydrogen: (b, h) optical depth·Å^(5/2) of Stark wings.
     band: (b, m) peak optical depths.
+    haze: (b, 1) opacity of unlisted lines over the Sun's.
     """
 
     core: Tensor
     wing: Tensor
     hydrogen: Tensor
     band: Tensor
+    haze: Tensor
 
     def stacked(self) -> Tensor:
-        return torch.cat([self.core, self.wing, self.hydrogen, self.band], dim=1)
+        return torch.cat([self.core, self.wing, self.hydrogen, self.band, self.haze], dim=1)
 
 
 def strong_lines() -> np.ndarray:
@@ -146,7 +156,9 @@ def line_strengths(star: Star) -> Strengths:
     s = t.strong
     width = gamma * t.wave[s] * 1e-13 / 12.566  # km/s
     wing = 0.3 * width * eta[:, s] * doppler[:, s] / 1.7725
-    return Strengths(core, wing, _hydrogen_strengths(star, t), _band_strengths(star))
+    weak = 0.45 * label["feh"] + 1.8 * (theta - 1.004)
+    haze = torch.sigmoid((7300 - label["teff"]) / 700) * torch.exp(LN10 * weak)
+    return Strengths(core, wing, _hydrogen_strengths(star, t), _band_strengths(star), haze)
 
 
 def _hydrogen_strengths(star: Star, t: _Tables) -> Tensor:

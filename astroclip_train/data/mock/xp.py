@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from ..grids import XP_GRID, Grid
+from .labels import EBV, RV
 from .lrs import box_muller
 from .spectrum import Spectrum
 from .strengths import Star, Strengths, line_strengths
@@ -68,7 +69,7 @@ class XP:
         # Lines enter with the width of one step, and the line spread does the rest.
         self.spectrum = Spectrum(10 * axis, core_width=_LIGHT * _STEP / axis, n_nodes=None)
         self.derivative = (
-            np.gradient(np.eye(len(axis)), axis, axis=0).T * axis[None, :]
+            np.asarray(np.gradient(np.eye(len(axis)), axis, axis=0)).T * axis[None, :]
         )  # λ dF/dλ = F @ derivative
         kernels, bases, compress = [], [], []
         for number, band in enumerate(_BANDS):
@@ -93,15 +94,31 @@ class XP:
             self._cache[key] = torch.as_tensor(getattr(self, name), dtype=like.dtype, device=like.device)
         return self._cache[key]
 
-    def pixels(self, labels: Tensor, star: Star | None = None, strengths: Strengths | None = None) -> Tensor:
-        """Noise-free pixels of BP then RP, (b, 8) -> (b, 220), on a scale that is 1 on average."""
-        star = Star.from_labels(labels) if star is None else star
+    def ingredients(self, star: Star, strengths: Strengths | None = None) -> Tensor:
+        """Everything of the spectrum that depends on the atmosphere, (b, m)."""
         strengths = line_strengths(star) if strengths is None else strengths
-        flux = self.spectrum.continuum(star) * (1 - self.spectrum.depth(star, strengths))
+        return self.spectrum.ingredients(star, strengths)
+
+    def shape(self, ingredients: Tensor) -> tuple[Tensor, Tensor]:
+        """Continuum and depth of lines at rest on the model axis, each (b, p)."""
+        return self.spectrum.shape(ingredients)
+
+    def flux(self, labels: Tensor, continuum: Tensor, depth: Tensor) -> Tensor:
+        """Flux without noise in the pixels of BP then RP, (b, 220), on a scale that is 1 on average.
+
+        Arguments:
+            labels: (b, 8), of which reddening and velocity are used.
+            continuum, depth: the result of `shape`.
+        """
+        flux = continuum * (1 - depth)
         # A velocity moves features by less than a step: the first order of F(λ/(1 + v/c)) is exact enough.
-        flux = flux - star.label["rv"] / _LIGHT * (flux @ self.constant("derivative", labels))
-        pixels = (flux * self.spectrum.redden(star)) @ self.constant("kernel", labels)
+        flux = flux - labels[:, RV, None] / _LIGHT * (flux @ self.constant("derivative", flux))
+        pixels = (flux * self.spectrum.redden(labels[:, EBV, None])) @ self.constant("kernel", flux)
         return pixels / pixels.mean(-1, keepdim=True)
+
+    def __call__(self, labels: Tensor) -> Tensor:
+        """Flux without noise of labels, (b, 8) -> (b, 220)."""
+        return self.flux(labels, *self.shape(self.ingredients(Star.from_labels(labels))))
 
     def coefficients(self, pixels: Tensor) -> Tensor:
         """Least-squares coefficients (b, 110) of pixels (b, 220)."""
