@@ -36,7 +36,9 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def guard(program: str, work: Callable[..., int], *args: Any, interrupted: str = "start it again to go on.") -> int:
+def guard(
+    program: str, work: Callable[..., int], *args: Any, interrupted: str = "start it again to go on."
+) -> int:
     """Runs a command and turns what goes wrong into an exit code.
 
     Returns:
@@ -57,5 +59,6 @@ def guard(program: str, work: Callable[..., int], *args: Any, interrupted: str =
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
             raise
         where = f" {error.filename}" if error.filename else ""
-        say(f"{program}: writing{where} failed ({error.strerror}): free space or choose another run.root, then start again.")
+        advice = "free space or choose another run.root, then start again."
+        say(f"{program}: writing{where} failed ({error.strerror}): {advice}")
         return 2

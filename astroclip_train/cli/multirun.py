@@ -54,7 +54,8 @@ def jobs_of(overrides: Sequence[str], config_dirs: Sequence[str]) -> list[tuple[
         (batch,) = BasicSweeper.split_arguments(parsed, None)
     except (OverrideParseException, HydraException) as error:
         compose(overrides, config_dirs)  # tells an unreadable override by itself
-        raise ConfigError(f"the sweep cannot be expanded ({str(error).splitlines()[0]}): give lists such as a=1,2.") from error
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"the sweep cannot be expanded ({reason}): give lists such as a=1,2.") from error
     varied = {o.get_key_element() for o in parsed if o.is_sweep_override()}
     return [(list(job), [o for o in job if o.split("=", 1)[0] in varied]) for job in batch]
 

@@ -19,7 +19,9 @@ __all__ = ["main", "single"]
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit code: 0 done, 2 a user's error, 130 stopped by Ctrl-C."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    return guard("astro-train", _main, arguments, interrupted="the same command goes on from the newest checkpoint.")
+    return guard(
+        "astro-train", _main, arguments, interrupted="the same command goes on from the newest checkpoint."
+    )
 
 
 def parser() -> Parser:
@@ -106,7 +108,9 @@ def single(overrides: Sequence[str], config_dirs: Sequence[str] = (), allowed: S
     if run_dir.finished and not run_dir.preflight:
         report = run_dir.path / "report.html"
         where = report if report.exists() else run_dir.path
-        say(f"{run_dir.path} is finished: run.fresh=true starts again beside it, run.extend=STEPS lengthens a stage.")
+        say(
+            f"{run_dir.path} is finished: run.fresh=true starts again beside it, run.extend=STEPS lengthens a stage."
+        )
         print(where)
         return 0
     if run_dir.preflight:

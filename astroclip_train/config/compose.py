@@ -17,7 +17,10 @@ from .folder import conf_folder, groups
 
 __all__ = ["compose", "compose_raw", "normalise", "resolve", "sweep_parameters"]
 
-FREE_SPELLING = ("experiment", "sweep")  # groups outside the root defaults list, which Hydra wants with a plus
+FREE_SPELLING = (
+    "experiment",
+    "sweep",
+)  # groups outside the root defaults list, which Hydra wants with a plus
 
 
 def compose(
@@ -36,7 +39,9 @@ def compose(
     cfg = compose_raw(overrides, config_dirs)
     OmegaConf.set_struct(cfg, False)
     choices = cfg.pop("hydra")["runtime"]["choices"]
-    picked = {k: v for k, v in choices.items() if v is not None and "@" not in k and not k.startswith("hydra/")}
+    picked = {
+        k: v for k, v in choices.items() if v is not None and "@" not in k and not k.startswith("hydra/")
+    }
     cfg["experiment"] = str(picked["experiment"]).replace("/", "-") if "experiment" in picked else None
     cfg["choices"] = {k: v for k, v in sorted(picked.items()) if k not in FREE_SPELLING}
     _expand_datasets(cfg, config_dirs)
@@ -46,7 +51,9 @@ def compose(
     return cfg
 
 
-def compose_raw(overrides: Sequence[str], config_dirs: Sequence[str | Path] = (), name: str = "config") -> DictConfig:
+def compose_raw(
+    overrides: Sequence[str], config_dirs: Sequence[str | Path] = (), name: str = "config"
+) -> DictConfig:
     """Composes with the `hydra` node kept; errors are rewritten as one sentence each."""
     arguments = [normalise(o) for o in overrides]
     try:
@@ -106,7 +113,9 @@ def _is_sweep(override: str) -> bool:
 def _hydra(arguments: list[str], config_dirs: Sequence[str | Path], name: str) -> DictConfig:
     _register_resolvers()
     with _initialized(conf_folder()):
-        return hydra_compose(name, overrides=[*arguments, *_search_path(config_dirs)], return_hydra_config=True)
+        return hydra_compose(
+            name, overrides=[*arguments, *_search_path(config_dirs)], return_hydra_config=True
+        )
 
 
 def _search_path(config_dirs: Sequence[str | Path]) -> list[str]:
@@ -154,7 +163,11 @@ def _by(key: str, default: str) -> Callable[..., Any]:
 def _expand_datasets(cfg: DictConfig, config_dirs: Sequence[str | Path]) -> None:
     """Replaces names in `stages.<s>.dataset` by the packaged dataset of that name."""
     for stage in (cfg.get("stages") or {}).values():
-        if not isinstance(stage, DictConfig) or "dataset" not in stage or OmegaConf.is_missing(stage, "dataset"):
+        if (
+            not isinstance(stage, DictConfig)
+            or "dataset" not in stage
+            or OmegaConf.is_missing(stage, "dataset")
+        ):
             continue
         if OmegaConf.is_interpolation(stage, "dataset"):
             continue

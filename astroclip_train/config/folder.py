@@ -30,7 +30,9 @@ def groups(folders: Sequence[Path]) -> dict[str, list[str]]:
         for file in folder.rglob("*.yaml"):
             parts = file.relative_to(folder).with_suffix("").parts
             if len(parts) >= 2:
-                group, choice = (f"{parts[0]}/{parts[1]}", parts[2:]) if parts[0] == "hydra" else (parts[0], parts[1:])
+                group, choice = (
+                    (f"{parts[0]}/{parts[1]}", parts[2:]) if parts[0] == "hydra" else (parts[0], parts[1:])
+                )
                 if choice:
                     found.setdefault(group, set()).add("/".join(choice))
     return {group: sorted(found[group]) for group in sorted(found)}

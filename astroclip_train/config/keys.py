@@ -8,7 +8,17 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from ..errors import ConfigError
 
-__all__ = ["CONTENT", "IDENTITY", "OPERATIONAL", "TABLE", "classify", "differences", "flat", "identity", "operational"]
+__all__ = [
+    "CONTENT",
+    "IDENTITY",
+    "OPERATIONAL",
+    "TABLE",
+    "classify",
+    "differences",
+    "flat",
+    "identity",
+    "operational",
+]
 __all__ += ["command_identity", "stage_identity"]
 
 IDENTITY = "identity"

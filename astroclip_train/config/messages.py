@@ -83,7 +83,8 @@ def _holder(node: Any, target: str | None, prefix: str = "") -> str | None:
 
 def unknown_key(key: str, cfg: DictConfig | None, choices: dict[str, list[str]]) -> str:
     """The sentence for a key that the composed configuration does not have."""
-    parent, node, parts = "", cfg, key.split(".")
+    parent, parts = "", key.split(".")
+    node: Any = cfg
     for depth, part in enumerate(parts):
         if not OmegaConf.is_dict(node):
             return f"{key} is not a key: {parent or 'the configuration'} is a single value and has no {part}."
@@ -109,7 +110,9 @@ def _grammar(override: str, text: str) -> str:
         return f"{override!r} is not an override: write key=value, e.g. +experiment=specclip or run.seed=1."
     reason = text.splitlines()[0].split("See https")[0].strip().rstrip(".")
     reason = re.sub(r"^Error parsing override '.*?'", "", reason).strip() or "its value cannot be read"
-    detail = next((line.strip() for line in text.splitlines()[1:] if line.strip() and "See https" not in line), "")
+    detail = next(
+        (line.strip() for line in text.splitlines()[1:] if line.strip() and "See https" not in line), ""
+    )
     return (
         f"{override!r} cannot be read as key=value ({detail or reason}): "
         "quote values with spaces or signs, e.g. \"run.name='my run'\"."
@@ -117,7 +120,9 @@ def _grammar(override: str, text: str) -> str:
 
 
 def _missing(error: BaseException, choices: dict[str, list[str]], overrides: Sequence[str]) -> str:
-    name = str(getattr(error, "missing_cfg_file", "") or _match(r"[Cc]ould not (?:find|load) '([^']+)'", str(error)))
+    name = str(
+        getattr(error, "missing_cfg_file", "") or _match(r"[Cc]ould not (?:find|load) '([^']+)'", str(error))
+    )
     group, _, choice = name.removesuffix(".yaml").partition("/")
     options = choices.get(group, [])
     if not options:
@@ -136,7 +141,10 @@ def _composition(
     choices: dict[str, list[str]],
     retry: Callable[[Sequence[str]], DictConfig],
 ) -> str | None:
-    key = _match(r"Could not (?:override|append|delete)[^']*'([^']+)'", text) or _match(r"Key '([^']+)'", text)
+    key = _match(r"Could not (?:override|append|delete)[^']*'([^']+)'", text) or _match(
+        r"Key '([^']+)'", text
+    )
+    first = text.splitlines()[0].rstrip(".")
     ambiguous = _match(r"Ambiguous value for argument '([^']+)'", text)
     if ambiguous:
         name, _, value = ambiguous.partition("=")
@@ -149,9 +157,9 @@ def _composition(
         plain = name.split("@")[0]
         return f"{plain} is given twice or with a plus it does not need: write {name}=CHOICE once."
     if "is not a list" in text or "Cannot" in text or "mismatch" in text.lower():
-        return f"The configuration cannot be composed ({text.splitlines()[0].rstrip('.')}): correct that override."
+        return f"the configuration cannot be composed ({first}): correct that override."
     if key is None:
-        return f"The configuration cannot be composed ({text.splitlines()[0].rstrip('.')}): correct that override or file."
+        return f"the configuration cannot be composed ({first}): correct that override or file."
     clean = key.split("=")[0].lstrip("+~")
     failing = [o for o in overrides if o.split("=")[0].lstrip("+~") == clean]
     try:
@@ -161,7 +169,11 @@ def _composition(
     if "Could not append" in text:
         return f"{clean} exists already: write {clean}=VALUE without the plus."
     cause = error.__cause__ or error.__context__
-    if cause is not None and type(cause).__name__ in ("ValidationError", "UnsupportedValueType", "ReadonlyConfigError"):
+    if cause is not None and type(cause).__name__ in (
+        "ValidationError",
+        "UnsupportedValueType",
+        "ReadonlyConfigError",
+    ):
         return f"{clean} cannot take that value ({str(cause).splitlines()[0].rstrip('.')}): correct it."
     if clean.split("@")[0] in choices and "." not in clean.split("@")[0]:
         return _group_without_slot(clean, cfg)
@@ -175,7 +187,9 @@ def _group_without_slot(group: str, cfg: DictConfig | None) -> str:
     if slots:
         return f"{group} is not used by this experiment: did you mean {closest(group, slots) or slots[0]}?"
     if used is not None and not used.get("experiment"):
-        return f"{group} needs an experiment: begin with +experiment=NAME, e.g. +experiment=specclip {group}=..."
+        return (
+            f"{group} needs an experiment: begin with +experiment=NAME, e.g. +experiment=specclip {group}=..."
+        )
     return f"{group} is not used by this experiment: see its stages with --cfg job."
 
 

@@ -50,7 +50,9 @@ def _run(plain: Mapping[str, Any]) -> None:
     if run["stages"] == []:
         raise ConfigError(f"run.stages is empty: name some of {listing(stages)}, or null for all.")
     if run["fresh"] and run["extend"]:
-        raise ConfigError("run.fresh=true and run.extend exclude each other: a new generation has nothing to lengthen.")
+        raise ConfigError(
+            "run.fresh=true and run.extend exclude each other: a new generation has nothing to lengthen."
+        )
 
 
 def _labels(labels: Mapping[str, Any]) -> None:
@@ -66,7 +68,9 @@ def _datasets(plain: Mapping[str, Any]) -> None:
         own = stage.get("dataset")
         if isinstance(own, list):
             if not own:
-                raise ConfigError(f"stages.{name}.dataset is an empty list: name a dataset, or null for the run's.")
+                raise ConfigError(
+                    f"stages.{name}.dataset is an empty list: name a dataset, or null for the run's."
+                )
             nodes += [(f"stages.{name}.dataset.{i}.dataset", entry["dataset"]) for i, entry in enumerate(own)]
         elif own:
             nodes.append((f"stages.{name}.dataset", own))
@@ -85,7 +89,9 @@ def _neighbour(path: Path) -> str:
     if not folder.is_dir():
         return f": there is no folder {folder}."
     near = closest(path.name, [p.name for p in folder.iterdir()])
-    return f": did you mean {folder / near}?" if near else ": correct the path, or make the file with astro-data convert."
+    if near:
+        return f": did you mean {folder / near}?"
+    return ": correct the path, or make the file with astro-data convert."
 
 
 def _references(name: str, stage: Mapping[str, Any], stages: Mapping[str, Any]) -> None:
@@ -96,11 +102,15 @@ def _references(name: str, stage: Mapping[str, Any], stages: Mapping[str, Any]) 
             if order.index(origin) >= order.index(name):
                 which = "the stage itself" if origin == name else f"stage {origin}, which comes later"
                 earlier = listing(order[: order.index(name)]) or "none"
-                raise ConfigError(f"{where}={origin} is {which}: name an earlier one ({earlier}), a file or a folder.")
+                raise ConfigError(
+                    f"{where}={origin} is {which}: name an earlier one ({earlier}), a file or a folder."
+                )
         elif not Path(origin).exists():
             near = closest(origin, order)
             advice = f"did you mean {near}?" if near else f"the stages are {listing(order)}."
-            raise ConfigError(f"{where}={origin} is neither a stage nor an existing checkpoint or folder: {advice}")
+            raise ConfigError(
+                f"{where}={origin} is neither a stage nor an existing checkpoint or folder: {advice}"
+            )
 
 
 def _schedule(where: str, stage: Mapping[str, Any]) -> None:
@@ -129,7 +139,9 @@ def _temperature(node: Any, where: str) -> None:
     for name, value in items:
         if name == "temperature" and isinstance(value, int | float) and not 0 < value <= 1:
             scale = f": a scale of {value:g} is temperature={1 / value:.4g}." if value > 1 else "."
-            raise ConfigError(f"{where}.temperature={value:g} must lie in (0, 1], it is 1 / logit scale{scale}")
+            raise ConfigError(
+                f"{where}.temperature={value:g} must lie in (0, 1], it is 1 / logit scale{scale}"
+            )
         _temperature(value, f"{where}.{name}")
 
 
@@ -162,12 +174,15 @@ def _tasks(name: str, stage: Mapping[str, Any]) -> None:
             missing = [i for i in node["inputs"] if i not in tasks[origin]["inputs"]]
             if missing:
                 raise ConfigError(
-                    f"{key} starts from task {origin}, which has no input {missing[0]}: add it to {where}.tasks.{origin}.inputs."
+                    f"{key} starts from task {origin}, which has no input {missing[0]}: "
+                    f"add it to {where}.tasks.{origin}.inputs."
                 )
         if node.get("head") is None and origin is None:
             raise ConfigError(f"{key} has neither head nor init: choose one with head@{key}.head=mlp.")
         if node.get("finetune") and any(not t.endswith(".single") or "+" in t for t in node["inputs"]):
-            raise ConfigError(f"{key}.finetune=true needs inputs <modality>.single, not {listing(node['inputs'])}.")
+            raise ConfigError(
+                f"{key}.finetune=true needs inputs <modality>.single, not {listing(node['inputs'])}."
+            )
         seen.append(task)
     for text in stage.get("embeddings") or ():
         _input(text, f"{where}.embeddings", where, stage)
@@ -178,10 +193,16 @@ def _input(text: str, key: str, where: str, stage: Mapping[str, Any]) -> None:
         modality, _, kind = part.partition(".")
         if kind not in KINDS or not modality:
             near = closest(kind, KINDS)
-            advice = f"did you mean {modality}.{near}?" if near and modality else f"kinds are {', '.join(KINDS)}."
+            advice = (
+                f"did you mean {modality}.{near}?" if near and modality else f"kinds are {', '.join(KINDS)}."
+            )
             raise ConfigError(f"{key} has {text}, which is not <modality>.<kind> joined by +: {advice}")
         if kind == "single" and modality not in (stage.get("encoders") or {}):
             known = listing(stage.get("encoders") or {}) or "none"
-            raise ConfigError(f"{key} has {part}, but {where}.encoders has no {modality} (it has {known}): add it there.")
+            raise ConfigError(
+                f"{key} has {part}, but {where}.encoders has no {modality} (it has {known}): add it there."
+            )
         if kind == "aligned" and not stage.get("aligned"):
-            raise ConfigError(f"{key} has {part}, but {where}.aligned is not set: add {where}.aligned.from=STAGE.")
+            raise ConfigError(
+                f"{key} has {part}, but {where}.aligned is not set: add {where}.aligned.from=STAGE."
+            )

@@ -24,7 +24,7 @@ _extra: list[str] = []
 
 
 def allow_target(prefix: str) -> None:
-    """Allows `_target_` names under a package for this process; only code and the command line call this, never a file."""
+    """Allows `_target_` names under a package for this process; only code and the command line call it, no file."""
     _extra.append(prefix.rstrip(".") + ".")
 
 
@@ -50,7 +50,9 @@ def build(node: Any, **extra: Any) -> Any:
     Raises:
         ConfigError: a target that is not allowed or cannot be imported, or arguments that it does not take.
     """
-    plain = OmegaConf.to_container(node, resolve=True) if isinstance(node, DictConfig | ListConfig) else node
+    plain: Any = (
+        OmegaConf.to_container(node, resolve=True) if isinstance(node, DictConfig | ListConfig) else node
+    )
     if not isinstance(plain, Mapping) or "_target_" not in plain:
         raise ConfigError(f"{plain!r} has no _target_: name the class to build.")
     return _build(plain, "", extra)
@@ -58,7 +60,8 @@ def build(node: Any, **extra: Any) -> Any:
 
 def _build(node: Mapping[str, Any], where: str, extra: Mapping[str, Any]) -> Any:
     factory = locate(node["_target_"], where)
-    arguments = {k: _value(v, f"{where}.{k}".lstrip(".")) for k, v in node.items() if k not in ("_target_", "_partial_")}
+    given = {k: v for k, v in node.items() if k not in ("_target_", "_partial_")}
+    arguments = {k: _value(v, f"{where}.{k}".lstrip(".")) for k, v in given.items()}
     arguments.update(extra)
     check_arguments(factory, arguments, where or str(node["_target_"]), supplied=None)
     if node.get("_partial_"):
@@ -68,7 +71,9 @@ def _build(node: Mapping[str, Any], where: str, extra: Mapping[str, Any]) -> Any
     except AstroTrainError:
         raise
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"{where or node['_target_']} cannot be built ({error}): correct its arguments.") from error
+        raise ConfigError(
+            f"{where or node['_target_']} cannot be built ({error}): correct its arguments."
+        ) from error
 
 
 class _Partial:
@@ -133,14 +138,18 @@ def _module(module_name: str, target: str, name: str) -> Any:
                     return holder
             except (AttributeError, ConfigError):
                 pass
-        raise ConfigError(f"{name}={target} cannot be imported ({error}): correct the name or install it.") from error
+        raise ConfigError(
+            f"{name}={target} cannot be imported ({error}): correct the name or install it."
+        ) from error
 
 
 def _public(module: Any) -> list[str]:
     """Names of the classes and functions that a module offers, those in its registries included."""
     content = {n: v for n, v in vars(module).items() if not n.startswith("_") and not inspect.ismodule(v)}
     registries = [v for v in content.values() if isinstance(v, dict) and all(isinstance(k, str) for k in v)]
-    return [n for n, v in content.items() if callable(v)] + [name for registry in registries for name in registry]
+    return [n for n, v in content.items() if callable(v)] + [
+        name for registry in registries for name in registry
+    ]
 
 
 def arguments_of(factory: Callable[..., Any]) -> tuple[dict[str, inspect.Parameter], bool]:
@@ -180,6 +189,8 @@ def check_arguments(
             raise ConfigError(f"{where}.{name} is not an argument of {label}: {advice}")
     if supplied is not None and not set(supplied) <= set(named) | set(given) and not open_ended:
         supplied = [s for s in supplied if s in named]
-    needed = [n for n, p in named.items() if p.default is p.empty and n not in given and n not in (supplied or ())]
+    needed = [
+        n for n, p in named.items() if p.default is p.empty and n not in given and n not in (supplied or ())
+    ]
     if needed:
         raise ConfigError(f"{where} has no {needed[0]}, which {label} needs: set {where}.{needed[0]}.")

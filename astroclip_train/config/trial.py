@@ -63,11 +63,15 @@ def check_machine(plain: Mapping[str, Any]) -> None:
         wanted = trainer["accelerator"]
         key = f"stages.{name}.trainer.accelerator={wanted}"
         if wanted in ("gpu", "cuda") and not (torch.cuda.is_available() or torch.backends.mps.is_available()):
-            raise ConfigError(f"{key}, but this machine has no GPU that torch can use: take trainer=cpu or trainer=default.")
+            raise ConfigError(
+                f"{key}, but torch sees no GPU on this machine: take trainer=cpu or trainer=default."
+            )
         if wanted == "mps" and not torch.backends.mps.is_available():
             raise ConfigError(f"{key}, but this machine has no MPS: take trainer=cpu or trainer=default.")
         if trainer["precision"] in ("16-mixed", "16-true") and not torch.cuda.is_available():
-            raise ConfigError(f"stages.{name}.trainer.precision={trainer['precision']} needs CUDA: take bf16-mixed.")
+            raise ConfigError(
+                f"stages.{name}.trainer.precision={trainer['precision']} needs CUDA: take bf16-mixed."
+            )
 
 
 def build_stages(plain: Mapping[str, Any]) -> None:

@@ -22,7 +22,7 @@ def unwrap(annotation: Any) -> tuple[Any, tuple[Any, ...]]:
 
 
 def accepts(value: Any, annotation: Any) -> bool:
-    """Whether a plain value (from YAML) may stand for the annotation; annotations that are not understood accept all."""
+    """Whether a plain value (from YAML) fits the annotation; annotations that are not understood accept all."""
     annotation, extras = unwrap(annotation)
     origin, arguments = get_origin(annotation), get_args(annotation)
     if annotation is Any or annotation is object or isinstance(annotation, str):
@@ -90,7 +90,9 @@ def expected(annotation: Any) -> str:
             word += f" {'above' if bound.open_low else 'from'} {bound.low:g} to {bound.high:g}"
     if not word and isinstance(kind, type):
         if issubclass(kind, Sequence):
-            word = "a list" + (f" of {_plural(arguments[0])}" if arguments and arguments[0] is not Ellipsis else "")
+            word = "a list" + (
+                f" of {_plural(arguments[0])}" if arguments and arguments[0] is not Ellipsis else ""
+            )
         elif issubclass(kind, Mapping):
             word = "a mapping"
     return word

@@ -3,7 +3,7 @@
 import dataclasses
 import types
 from collections.abc import Mapping
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, Union, cast, get_args, get_origin, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -13,7 +13,7 @@ from .messages import closest, listing
 from .schema import STAGES, Config, Partial, Target
 from .types import accepts, expected, unwrap
 
-__all__ = ["target_nodes", "validate", "validate_structure"]
+__all__ = ["validate", "validate_structure"]
 
 Found = list[tuple[str, Mapping[str, Any], tuple[str, ...]]]
 
@@ -27,8 +27,7 @@ def validate_structure(cfg: DictConfig) -> Found:
     Raises:
         ConfigError: an unknown key, with the nearest valid one; a wrong type; a missing value; stages out of order.
     """
-    plain = OmegaConf.to_container(cfg, resolve=True) if isinstance(cfg, DictConfig) else cfg
-    assert isinstance(plain, dict)
+    plain = _plain(cfg)
     found: Found = []
     _check_dataclass(plain, Config, "", found)
     for name, node in plain["stages"].items():
@@ -48,26 +47,29 @@ def validate(cfg: DictConfig) -> None:
 
     for key, node, supplied in found:
         trial.check_target(key, node, supplied)
-    plain = OmegaConf.to_container(cfg, resolve=True) if isinstance(cfg, DictConfig) else cfg
+    plain = _plain(cfg)
     trial.check_machine(plain)
     trial.build_stages(plain)
 
 
-def target_nodes(cfg: DictConfig) -> Found:
-    """The nodes of a configuration that name classes."""
-    return validate_structure(cfg)
+def _plain(cfg: DictConfig) -> dict[str, Any]:
+    return cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
 
 
 def _check_stage(node: Any, where: str, found: Found) -> None:
     if not isinstance(node, Mapping):
-        raise ConfigError(f"{where}={_show(node)} must be a stage: a mapping with _stage_, one of {', '.join(STAGES)}.")
+        raise ConfigError(
+            f"{where}={_show(node)} must be a stage: a mapping with _stage_, one of {', '.join(STAGES)}."
+        )
     kind = node.get("_stage_")
     if kind not in STAGES:
         near = closest(str(kind), STAGES)
         advice = f"did you mean {near}?" if near else f"choose from {', '.join(STAGES)}."
         if kind is None:
             name = where.removeprefix("stages.")
-            raise ConfigError(f"{where} has no _stage_: {name} is not a stage of this experiment, or set its kind.")
+            raise ConfigError(
+                f"{where} has no _stage_: {name} is not a stage of this experiment, or set its kind."
+            )
         raise ConfigError(f"{where}._stage_={kind} is not a kind of stage: {advice}")
     _check_dataclass(node, STAGES[kind], where, found)
 
@@ -141,10 +143,12 @@ def _branch(value: Any, arguments: tuple[Any, ...]) -> Any:
 
 def _check_target(value: Any, key: str, target: Target, found: Found) -> None:
     if not isinstance(value, Mapping):
-        raise ConfigError(f"{key}={_show(value)} must be a mapping with _target_, the name of a class, and its arguments.")
+        raise ConfigError(f"{key}={_show(value)} must be a mapping with _target_, the name of a class.")
     if "_target_" not in value:
         given = f", it has {listing(value)}" if value else ""
-        raise ConfigError(f"{key} has no _target_, the name of a class{given}: choose one with {_group(key)}=NAME.")
+        raise ConfigError(
+            f"{key} has no _target_, the name of a class{given}: choose one with {_group(key)}=NAME."
+        )
     found.append((key, value, target.supplied))
     _inner_targets(value, key, found)
 
@@ -178,10 +182,15 @@ def _unknown(name: str, where: str, fields: Mapping[str, Any]) -> str:
 
 
 def _refuse(value: Any, annotation: Any, key: str) -> None:
-    advice = f": write {key}=[{value}]" if expected(annotation).startswith("a list") and isinstance(value, str) else ""
+    advice = (
+        f": write {key}=[{value}]"
+        if expected(annotation).startswith("a list") and isinstance(value, str)
+        else ""
+    )
     raise ConfigError(f"{key}={_show(value)} must be {expected(annotation)}{advice}.")
 
 
 def _show(value: Any) -> str:
-    text = {None: "null", True: "true", False: "false"}.get(value) if value is None or isinstance(value, bool) else None
-    return text or (str(value) if len(str(value)) < 60 else f"{str(value)[:57]}...")
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return str(value) if len(str(value)) < 60 else f"{str(value)[:57]}..."

@@ -1,4 +1,4 @@
-"""A lease keeps a second writer out of a run directory: made by exclusive creation, kept alive by a heartbeat, no file locks."""
+"""A lease keeps a second writer out of a run directory: exclusive creation and a heartbeat, no file locks."""
 
 import contextlib
 import json
@@ -21,7 +21,7 @@ STALE = 90.0  # seconds without one after which a writer on another host is take
 class Lease:
     """The right to write in a folder, held by one process at a time.
 
-    A writer is dead if its process is gone (same host), or if its heartbeat has stopped for `stale` seconds (elsewhere).
+    A writer is dead if its process is gone (same host), or if its heartbeat has stopped for `stale` seconds (other host).
     A dead writer's lease is taken over: the contender that creates a file named after the lease's token exclusively may
     replace it, so that of two contenders one wins.
 
@@ -60,12 +60,15 @@ class Lease:
             if not self._is_dead(other, seen):
                 raise RunError(
                     f"{self.path.parent} is being written by process {other.get('pid', 'unknown')} on "
-                    f"{other.get('host', 'another machine')}{_job(other)}: wait for it, stop it, or choose another run.name."
+                    f"{other.get('host', 'another machine')}{_job(other)}: "
+                    "wait for it, stop it, or choose another run.name."
                 )
             if self._take_over(other):
                 break
         else:
-            raise RunError(f"{self.path} changes hands all the time: see which jobs write to {self.path.parent}.")
+            raise RunError(
+                f"{self.path} changes hands all the time: see which jobs write to {self.path.parent}."
+            )
         self._stop.clear()
         self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
         self._thread.start()
@@ -117,7 +120,8 @@ class Lease:
             return not _alive(other["pid"], other.get("started"))
         if time.time() - seen < self.stale:
             return False
-        time.sleep(min(2 * self.beat, 15.0))  # clocks of two machines may differ: only a beat that stays away is dead
+        # clocks of two machines may differ: only a beat that stays away is dead
+        time.sleep(min(2 * self.beat, 15.0))
         again, then = _read(self.path)
         return then == seen and again.get("token") == other.get("token")
 

@@ -17,7 +17,7 @@ KEYS = ("stage", "step")
 class MetricsLog:
     """Appends rows to a CSV file whose columns grow with the metrics.
 
-    A row written twice for the same (stage, step) is merged. A torn last line, left by a kill while writing, is dropped.
+    A row written twice for the same (stage, step) is merged. A torn last line, left by a kill, is dropped.
 
     Arguments:
         path: the file; made when the first row comes.
@@ -47,7 +47,9 @@ class MetricsLog:
     def write(self, stage: str, step: int, metrics: Mapping[str, Any]) -> None:
         """Adds values to the row of (stage, step); None is left empty."""
         key = (stage, int(step))
-        values = {name: _text(value) for name, value in metrics.items() if value is not None and name not in KEYS}
+        values = {
+            name: _text(value) for name, value in metrics.items() if value is not None and name not in KEYS
+        }
         is_new = key not in self.rows
         self.rows.setdefault(key, {}).update(values)
         fresh = [name for name in values if name not in self.columns]

@@ -14,8 +14,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from ..config.compose import compose, normalise
 from ..config.fingerprint import fingerprint
-from ..config.rules import references
 from ..config.keys import command_identity, differences, flat, identity
+from ..config.rules import references
 from ..errors import AstroTrainError, ConfigError, RunError
 from ..files import read_json, write_json, write_text
 from .environment import content_hashes, environment
@@ -99,11 +99,16 @@ class RunDir:
         self.launch = launch or launch_id()
         self.experiment = str(cfg.get("experiment") or "run")
         by_hand = cfg["run"]["name"]
-        self.name = _checked(str(by_hand)) if by_hand is not None else default_name(cfg, overrides, config_dirs)
+        self.name = (
+            _checked(str(by_hand)) if by_hand is not None else default_name(cfg, overrides, config_dirs)
+        )
         self.root = Path(cfg["run"]["root"])
         self.fresh = bool(cfg["run"]["fresh"])
         self.preflight = bool(cfg["run"]["preflight"])
-        self.identity = {**flat(identity(cfg)), **{f"content of {k}": v for k, v in content_hashes(cfg).items() if v}}
+        self.identity = {
+            **flat(identity(cfg)),
+            **{f"content of {k}": v for k, v in content_hashes(cfg).items() if v},
+        }
         self.generation = self._generation()
         self.home = self._path(self.generation)
         self.record: dict[str, Any] = self._read(self.generation)
@@ -165,7 +170,9 @@ class RunDir:
         there = {k: v for k, v in there.items() if not k.startswith("content of ") or k in contents}
         changed = differences(there, here)
         if changed:
-            listed = ", ".join(f"{k}: {_short(a)} there, {_short(b)} here" for k, (a, b) in list(changed.items())[:6])
+            listed = ", ".join(
+                f"{k}: {_short(a)} there, {_short(b)} here" for k, (a, b) in list(changed.items())[:6]
+            )
             more = f" and {len(changed) - 6} more" if len(changed) > 6 else ""
             following = f"g{self.generation + 1:03d}"
             raise RunError(
@@ -244,7 +251,10 @@ class RunDir:
                 "created": self.record.get("created", _now()),
                 "identity": self.identity,
                 "extension": self.extension,
-                "launches": [*self.record.get("launches", []), {"id": self.launch, "time": _now(), "pid": os.getpid()}],
+                "launches": [
+                    *self.record.get("launches", []),
+                    {"id": self.launch, "time": _now(), "pid": os.getpid()},
+                ],
             }
             self.mark("running")
         except BaseException:
@@ -276,15 +286,21 @@ class RunDir:
         elif issubclass(kind, KeyboardInterrupt | SystemExit):
             self.close("interrupted")
         else:
-            self.record["error"] = str(error) if isinstance(error, AstroTrainError) else f"{kind.__name__}: {error}"
+            self.record["error"] = (
+                str(error) if isinstance(error, AstroTrainError) else f"{kind.__name__}: {error}"
+            )
             self.close("failed")
 
 
 def _checked(name: str) -> str:
     if not re.fullmatch(r"[\w][\w.+=@-]*", name):
-        raise ConfigError(f"run.name={name} is not usable as a folder name: use letters, digits and . _ - + = @.")
+        raise ConfigError(
+            f"run.name={name} is not usable as a folder name: use letters, digits and . _ - + = @."
+        )
     if re.search(r"\.g\d{3}$", name):
-        raise ConfigError(f"run.name={name} ends like a generation: leave out the ending, run.fresh=true makes one.")
+        raise ConfigError(
+            f"run.name={name} ends like a generation: leave out the ending, run.fresh=true makes one."
+        )
     return name
 
 
@@ -295,4 +311,3 @@ def _short(value: Any) -> str:
 
 def _now() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S%z")
-
