@@ -9,7 +9,7 @@ from ..config.fingerprint import fingerprint
 from ..errors import ConfigError
 from ..training.cache import FeatureCache, build_cache
 from ..training.probes import EmbeddingProbe, PairProbe
-from .artefacts import write_retrieval, write_spectra, write_translation
+from .artefacts import oracle_pair, write_retrieval, write_spectra, write_translation
 from .base import Stage, sized
 from .systems import AlignSystem
 
@@ -110,8 +110,10 @@ class AlignStage(Stage):
         embeddings = {m: embed_samples(self, system, m, gallery) for m in self.modalities}
         shared = {m: shared_part(system.objective, z) for m, z in embeddings.items()}
         a, b = self.modalities[:2]
+        oracle = oracle_pair(self.source, gallery, a, b, self.context.seed)
         for query, other in ((a, b), (b, a)):
-            write_retrieval(self.context.path, self.source, gallery, query, other, shared[query], shared[other])
+            pair = (query, other)
+            write_retrieval(self.context.path, self.source, gallery, pair, shared, oracle.get(pair))
             if hasattr(system.objective, "translate") and system.objective.can_translate(query, other):
                 with torch.no_grad():
                     predicted = system.objective.translate(embeddings[query].to(self.context.device), query, other)

@@ -7,10 +7,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..evaluation.retrieval import cross_retrieval
+from ..data.mock.labels import LABELS
+from ..evaluation.bounds import crb_of_store
+from ..evaluation.retrieval import cross_retrieval, oracle_ranks
 from ..files import atomic_write
 
-__all__ = ["write_crb", "write_embedding", "write_predictions", "write_retrieval", "write_spectra", "write_translation"]
+__all__ = ["oracle_pair", "write_crb", "write_embedding", "write_predictions", "write_retrieval", "write_spectra", "write_translation"]
 
 QUANTILES = (0.025, 0.16, 0.5, 0.84, 0.975)
 SPECTRA = 400
@@ -89,17 +91,29 @@ def write_crb(run: Path, source: Any, samples: np.ndarray) -> None:
             _save(run / "crb" / f"{name}.npz", labels=np.array(source.label_names), sigma=sigma, snr=snr)
 
 
+def oracle_pair(source: Any, samples: np.ndarray, a: str, b: str, seed: int) -> dict[tuple[str, str], np.ndarray]:
+    """Ranks of an ideal observer at the bound, both ways; empty where the data has no known model."""
+    if len(source.stores) != 1:
+        return {}
+    covariances = crb_of_store(source.stores[0], samples, (a, b))
+    if covariances is None:
+        return {}
+    labels = np.stack([source.stores[0].labels[name][samples] for name in LABELS], axis=1)
+    forth, back = oracle_ranks(labels, covariances[a], covariances[b], seed, source.object_hash[samples])
+    return {(a, b): forth, (b, a): back}
+
+
 def write_retrieval(
-    run: Path, source: Any, samples: np.ndarray, query: str, gallery: str, queries: Tensor, candidates: Tensor
+    run: Path, source: Any, samples: np.ndarray, pair: tuple[str, str], embeddings: dict[str, Tensor], oracle: Any
 ) -> None:
     """Ranks of the true partner by cosine similarity, with the oracle's where the data knows its bounds."""
-    result = cross_retrieval(queries, candidates, source.object_hash[samples], source.object_hash[samples])
-    oracle = source.oracle_ranks(samples, query, gallery)
+    query, gallery = pair
+    objects = source.object_hash[samples]
+    result = cross_retrieval(embeddings[query], embeddings[gallery], objects, objects)
     _save(
         run / "retrieval" / f"{query}_to_{gallery}.npz",
-        query_sample=samples, gallery_sample=samples, target=np.arange(len(samples)), rank=result["rank"],
-        top=result["top"], similarity_top=result["similarity_top"], oracle_rank=oracle,
-        object_id=_object_ids(source, samples),
+        query_sample=samples, gallery_sample=samples, oracle_rank=oracle, object_id=_object_ids(source, samples),
+        **result,
     )  # fmt: skip
 
 

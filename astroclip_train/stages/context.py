@@ -160,7 +160,7 @@ class RunContext:
             "label_units": dict(source.label_units),
             "data": source.content_hash,
             "version": __version__,
-            "torch": torch.__version__,
+            "torch": str(torch.__version__),
         }
 
     def forget(self, stage: str) -> None:
