@@ -38,12 +38,12 @@ def position_groups(ra: np.ndarray, dec: np.ndarray, radius: float = RADIUS) -> 
 
 
 def position_name(ra: float, dec: float) -> str:
-    """An IAU-style name of a position in degrees, to 0.1 s and 1 arcsec, such as J030024.0+005432."""
-    tenths = round((ra % 360) / 15 * 36000) % (24 * 36000)
+    """A name of a position in degrees, cut (not rounded) to 0.1 s and 1 arcsec, such as J030024.0+005432."""
+    tiny = 1e-5  # of the last digit, so that exact values are not cut below themselves
+    tenths = int((ra % 360) / 15 * 36000 + tiny) % (24 * 36000)
     hours, rest = divmod(tenths, 36000)
     minutes, rest = divmod(rest, 600)
-    arcsec = round(abs(dec) * 3600)
-    degrees, left = divmod(arcsec, 3600)
+    degrees, left = divmod(int(abs(dec) * 3600 + tiny), 3600)
     sign = "-" if dec < 0 else "+"
     return f"J{hours:02d}{minutes:02d}{rest / 10:04.1f}{sign}{degrees:02d}{left // 60:02d}{left % 60:02d}"
 

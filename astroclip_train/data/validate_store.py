@@ -108,7 +108,7 @@ def _numbers(store: Store, m: str) -> Iterator[str]:
     for name in info.normalisation:
         low, high = NEUTRAL.get(name, (-np.inf, np.inf))
         if not low <= middle <= high:
-            yield f"{m}: divided by {name}, it says, but the median flux is {middle:.3g}: mend `normalisation`."
+            yield f"{m}: divided by {name}, it says, but the median is {middle:.3g}: mend `normalisation`."
 
 
 def _labels(store: Store) -> Iterator[str]:

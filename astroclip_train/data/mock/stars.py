@@ -249,6 +249,8 @@ class MockStars:
         from ...evaluation.bounds import crb_covariance
 
         wanted = np.ones(len(order), bool) if self.bounds == "all" else split_of(names) != "train"
+        if not wanted.any():
+            return
         rows = torch.as_tensor(np.flatnonzero(wanted))
         first, second = (sample_snr(self.seed, order[rows], v, self.snr_median) for v in (0, 1))
         snr = torch.where(visit[rows, None] == 0, first, second)

@@ -61,7 +61,8 @@ class Catalogue:
 
     def _column(self, name: str):
         if name.lower() not in self.columns:
-            near = difflib.get_close_matches(name, self.names, n=3, cutoff=0.4)
+            lowered = {known.lower(): known for known in self.names}
+            near = [lowered[k] for k in difflib.get_close_matches(name.lower(), lowered, n=3, cutoff=0.5)]
             hint = f"nearest: {', '.join(near)}" if near else f"it has {', '.join(self.names[:12])}"
             raise DataError(f"{self.path} has no column {name!r} ({hint}).")
         return self.columns[name.lower()]

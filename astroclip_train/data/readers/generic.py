@@ -148,6 +148,8 @@ def _rows(source: Source, layout: Layout, labels: dict, part: slice, total: int)
     if layout.ivar or layout.sigma:
         arrays["ivar"] = _inverse_variance(column, layout, flux.shape)
     arrays["mask"] = _mask(source, column, layout, arrays)
+    if "ivar" in arrays:
+        arrays["ivar"] = np.where(arrays["mask"], arrays["ivar"], 0.0)
     if layout.snr:
         arrays["snr"] = column(layout.snr, "--snr", (n,)).astype(np.float64)
     text = {

@@ -40,7 +40,8 @@ class Source:
 
     def _check(self, key: str, option: str) -> None:
         if not self.has(key):
-            near = difflib.get_close_matches(key, self.names, n=3, cutoff=0.4)
+            lowered = {name.lower(): name for name in self.names}
+            near = [lowered[k] for k in difflib.get_close_matches(key.lower(), lowered, n=3, cutoff=0.4)]
             hint = f"nearest: {', '.join(near)}" if near else f"it has {', '.join(self.names[:12])}"
             raise DataError(f"{self.path} has no {key!r} for {option} ({hint}).")
 

@@ -1,0 +1,142 @@
+"""`astro-data` as a person types it: exit codes, one-sentence errors, real files through every command."""
+
+import json
+import subprocess
+import sys
+import time
+
+import h5py
+import numpy as np
+import pytest
+
+from astroclip_train.cli.data import main
+from astroclip_train.data.store import Store
+
+
+def refused(capsys, *argv):
+    """Runs a command that must fail and returns its one sentence."""
+    assert main([str(a) for a in argv]) == 2
+    out, err = capsys.readouterr()
+    lines = err.strip().splitlines()
+    assert len(lines) == 1, err
+    assert lines[0].startswith("astro-data")
+    assert "Traceback" not in out + err
+    return lines[0]
+
+
+def test_real_files_through_every_command(real_files, tmp_path, capsys):
+    pytest.importorskip("gaiaxpy")
+    lrs, xp, pairs = tmp_path / "lrs.h5", tmp_path / "xp.h5", tmp_path / "pairs.h5"
+    assert main(["convert", "lamost", str(real_files / "lamost"), "--out", str(lrs)]) == 0
+    assert "5 observations of 5 objects" in capsys.readouterr().out
+    source = real_files / "gaia_xp" / "xp_coefficients_3stars.fits"
+    assert main(["convert", "gaia-xp", str(source), "--out", str(xp), "--quiet"]) == 0
+    assert capsys.readouterr().out == ""
+    catalogue = tmp_path / "ids.csv"
+    catalogue.write_text(
+        "obsid,gaia_source_id,teff\n740103050,319343704120704,5500\n359910161,120435178731136,6500\n"
+    )
+    argv = ["match", lrs, xp, "--catalog", catalogue, "--labels", f"{catalogue}:teff", "--out", pairs]
+    assert main([str(a) for a in argv]) == 0
+    assert "2 samples of 2 objects" in capsys.readouterr().out
+    assert main(["inspect", str(pairs)]) == 0
+    shown = capsys.readouterr().out
+    for part in ("lrs: LAMOST LRS", "xp: Gaia XP", "teff", "5500", "splits by object", "heliocentric"):
+        assert part in shown
+    assert main(["inspect", str(pairs), "--json"]) == 0
+    content = json.loads(capsys.readouterr().out)
+    assert content["samples"] == 2
+    assert content["labels"]["teff"]["unit"] == "K"
+    assert "astro-data match" in content["created_by"]
+    assert main(["validate", str(pairs)]) == 0
+    with h5py.File(pairs, "r+") as file:
+        file["labels/teff"].attrs["unit"] = "kK"
+    assert main(["validate", str(pairs)]) == 2
+    assert "hash differs" in capsys.readouterr().out
+
+
+def test_generic_kinds(tmp_path, capsys):
+    flux = np.random.default_rng(0).normal(5, 1, (4, 50))
+    flux_key = {"hdf5": "a/flux", "npz": "flux", "table": "f*"}
+    with h5py.File(tmp_path / "in.h5", "w") as file:
+        file["a/flux"] = flux
+    np.savez(tmp_path / "in.npz", flux=flux)
+    header = ",".join(f"f{k}" for k in range(50))
+    np.savetxt(tmp_path / "in.csv", flux, delimiter=",", header=header, comments="")
+    for kind, name in (("hdf5", "in.h5"), ("npz", "in.npz"), ("table", "in.csv")):
+        out = tmp_path / f"{kind}.h5"
+        argv = [
+            "convert",
+            kind,
+            tmp_path / name,
+            "--modality",
+            "lrs",
+            "--flux",
+            flux_key[kind],
+            "--frame",
+            "rest",
+        ]
+        assert main([str(a) for a in [*argv, "--wave", "log10:3.6:1e-4", "--out", out]]) == 0
+        np.testing.assert_allclose(Store(out).read("lrs", np.arange(4))["flux"], flux, rtol=1e-6)
+    capsys.readouterr()
+    said = refused(capsys, "convert", "hdf5", tmp_path / "in.h5", "--modality", "lrs", "--flux", "a/flix", "--frame",
+                   "rest", "--wave", "log10:3.6:1e-4", "--out", tmp_path / "x.h5")  # fmt: skip
+    assert "nearest: a/flux" in said
+
+
+def test_mistakes_are_one_sentence_and_exit_code_2(real_files, tmp_path, capsys):
+    lamost, out = real_files / "lamost", tmp_path / "out.h5"
+    (tmp_path / "there.h5").write_bytes(b"precious")
+    (tmp_path / "empty.fits.gz").write_bytes(b"")
+    cases = {
+        ("convert", "lamost", lamost): "--out",
+        ("convert", "lamost", tmp_path / "none", "--out", out): "does not exist",
+        ("convert", "lamost", lamost, "--out", tmp_path / "there.h5"): "--overwrite",
+        ("convert", "lamost", lamost, "--out", tmp_path): "is a folder",
+        ("convert", "lamost", lamost, "--out", out, "--grid", "lsr"): "--grid",
+        ("convert", "lamost", lamost, "--out", out, "--workers", 0): "--workers",
+        ("convert", "lamost", lamost, "--out", out, "--max-bad-fraction", 7): "share between 0 and 1",
+        ("convert", "lamost", lamost, "--out", out, "--radius", -1): "positive angle",
+        ("convert", "lamost", lamost, "--out", out, "--contnuum", "none"): "--contnuum",
+        ("convert", "lamost", tmp_path / "empty.fits.gz", "--out", out): "0 bytes",
+        ("convert", "lamost", lamost, "--out", out, "--labels", "none.csv:teff"): "does not exist",
+        ("convert", "lamots", lamost, "--out", out): "lamost",
+        ("convert", "specclip", tmp_path / "there.h5", "--out", out): "damaged",
+        ("convert", "npz", lamost / "x.npz", "--modality", "a", "--flux", "f", "--wave", "w", "--frame", "rest",
+         "--out", out): "does not exist",
+        ("convert", "gaia-xp", lamost, "--out", out): "lamost",
+        ("inspect", tmp_path / "there.h5"): "damaged",
+        ("inspect", tmp_path / "their.h5"): "there.h5",
+        ("match", out, out, "--out", tmp_path / "m.h5"): "does not exist",
+        ("mock", "stars", "--n", 0, "--out", out): "positive number",
+        ("mock", "galaxies", "--out", out): "stars",
+    }  # fmt: skip
+    for argv, part in cases.items():
+        assert part in refused(capsys, *argv), argv
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["empty.fits.gz", "there.h5"]
+    assert (tmp_path / "there.h5").read_bytes() == b"precious"
+
+
+def test_mock_stars(tmp_path, capsys):
+    out = tmp_path / "mock.h5"
+    assert main(["mock", "stars", "--n", "20", "--seed", "3", "--out", str(out)]) == 0
+    assert [p.name for p in tmp_path.iterdir()] == ["mock.h5"]
+    assert set(Store(out).modalities) == {"lrs", "xp"}
+    assert main(["validate", str(out)]) == 0
+    capsys.readouterr()
+    assert "--overwrite" in refused(capsys, "mock", "stars", "--out", out)
+
+
+def test_help_is_fast_and_imports_nothing_heavy():
+    code = "import sys; from astroclip_train.cli.data import main\ntry: main(['convert', 'hdf5', '--help'])\n"
+    code += "except SystemExit: pass\nprint([m for m in ('torch', 'numpy', 'astropy', 'h5py') if m in sys.modules])"
+    began = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip().endswith("[]")
+    assert "--mask-true" in done.stdout
+    assert time.monotonic() - began < 5  # a loaded machine; alone it takes 0.1 s
+
+
+def test_without_a_command_the_help_is_shown(capsys):
+    assert main([]) == 0
+    assert "astro-data convert lamost" in capsys.readouterr().out
