@@ -1,12 +1,14 @@
 """One modality of several stores seen as one array, read from the files or kept in memory."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 
 from ..errors import DataError
 from .checks import agree
 from .quality import clean
+from .slabs import Buffers
 from .store import Store
 
 __all__ = ["JoinedModality"]
@@ -47,6 +49,7 @@ class JoinedModality:
             [s.snr(name) if s in self.having else np.full(s.n, np.nan, dtype=np.float32) for s in self.stores]
         )
         self._whole = all(store.finite(name) for store in self.having)
+        self._buffers = Buffers()
         self._memory: dict[tuple[int, str], np.ndarray] = {}
 
     def _of(self, store: Store, rows: dict[str, np.ndarray], missing: bool) -> np.ndarray:
@@ -62,26 +65,36 @@ class JoinedModality:
             if store.has(self.name, c)
         )
 
-    def read(
+    def tasks(
         self, samples: np.ndarray, keep: bool
-    ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
-        """Spectra with bad pixels filled and weighted zero.
+    ) -> tuple[dict[str, np.ndarray], list[Callable[[], None]]]:
+        """Arrays for all columns and the reads that fill them, which may run side by side.
 
         Arguments:
             samples: sample numbers, shape (b,).
             keep: whether to read whole columns once and keep them.
+        """
+        raw = {
+            c: self._buffers.take(len(samples), (self.length,), np.bool_ if c == "mask" else np.float32)
+            for c in self.columns
+        }
+        for store in self.having:
+            store.open()  # here, so that no two threads do
+        return raw, [partial(self._fill, out, c, samples, keep) for c, out in raw.items()]
+
+    def cleaned(
+        self, raw: dict[str, np.ndarray], samples: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
+        """Filled columns with bad pixels made harmless and weighted zero.
 
         Returns:
             flux (b, l) float32, ivar (b, l) or None, mask (b, l) True at good pixels or None if all are.
         """
-        raw = {c: self._column(c, samples, keep) for c in self.columns}
         if self._whole and bool(self.present[samples].all()):
             return raw["flux"], raw.get("ivar"), None
         return clean(raw["flux"], raw.get("ivar"), raw.get("mask"), self.info)
 
-    def _column(self, column: str, samples: np.ndarray, keep: bool) -> np.ndarray:
-        dtype: type = np.bool_ if column == "mask" else np.float32
-        out: np.ndarray = np.empty((len(samples), self.length), dtype=dtype)
+    def _fill(self, out: np.ndarray, column: str, samples: np.ndarray, keep: bool) -> None:
         if not self.present[samples].all():
             out[~self.present[samples]] = np.nan if column == "flux" else 0
         owner = np.searchsorted(self.edges, samples, side="right") - 1
@@ -95,7 +108,6 @@ class JoinedModality:
                 self._copy_kept(out, places, k, column, samples[places] - self.edges[k])
             else:
                 store.read_into(out, places, self.name, column, samples[places] - self.edges[k])
-        return out
 
     def _copy_kept(
         self, out: np.ndarray, places: np.ndarray, k: int, column: str, samples: np.ndarray
@@ -105,9 +117,7 @@ class JoinedModality:
             self._memory[k, column] = store.column(self.name, column)
         kept, rows = self._memory[k, column], store.stacked_rows(self.name)[samples]
         if len(places) == len(out) and kept.dtype == out.dtype and (rows >= 0).all():
-            np.take(
-                kept, rows, axis=0, out=out, mode="clip"
-            )  # in order, without the copy that indexing makes
+            np.take(kept, rows, axis=0, out=out, mode="clip")  # without the copy that indexing makes
         else:
             out[places[rows >= 0]] = kept[rows[rows >= 0]]
 

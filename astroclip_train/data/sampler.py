@@ -49,11 +49,8 @@ class BlockSampler:
         self.total = sum(len(part) for part in self.parts)
         if self.total == 0:
             raise DataError("there are no samples to draw batches from.")
-        if batch_size > self.total:
-            if shuffle:
-                logger.warning(
-                    "the batch of %d is cut to the %d samples that there are", batch_size, self.total
-                )
+        if shuffle and batch_size > self.total:
+            logger.warning("the batch of %d is cut to the %d samples there are", batch_size, self.total)
         self.batch_size = min(batch_size, self.total)
         self.seed, self.block, self.shuffle = seed, block, shuffle
         self.quotas = _quotas([len(part) for part in self.parts], weights)

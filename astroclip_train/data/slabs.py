@@ -1,21 +1,26 @@
 """Reads rows of an HDF5 dataset straight into their places in memory, in few large reads.
 
-A shuffled window needs every row of a few contiguous slabs, in another order. HDF5 would read a slab into a buffer
-from which rows are copied on; a scattered read (POSIX `preadv`) puts each row where it belongs at once. It is called
-through ctypes because `os.preadv` wants a Python object for every row, which costs as much as the reading.
+A shuffled window needs every row of a few contiguous slabs, in another order. HDF5 would read a slab into a
+buffer from which rows are copied on; a scattered read (POSIX `preadv`) puts each row where it belongs at once. It
+is called through ctypes because `os.preadv` wants a Python object for every row, which costs as much as reading.
 """
 
 import ctypes
+import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import h5py
 import numpy as np
+from torch.utils.data import get_worker_info
 
-__all__ = ["SLAB_ROWS", "RowLayout", "read_rows", "row_layout"]
+__all__ = ["SLAB_ROWS", "Buffers", "RowLayout", "in_threads", "read_rows", "row_layout"]
 
 MAX_GAP = 16  # rows that are cheaper to read and drop than to seek over
+THREADS = 4  # columns read side by side
+WORTH_KEEPING = 256  # rows of a buffer
 SLAB_ROWS = 4096  # bounds the memory of one read through HDF5
 MAX_BUFFERS = 1024  # of one preadv (IOV_MAX)
 MAX_BYTES = 1 << 30  # of one preadv
@@ -33,6 +38,45 @@ def _preadv() -> Callable[..., int] | None:
 
 
 _PREADV = _preadv()
+
+
+_pool: tuple[int, ThreadPoolExecutor] | None = None
+
+
+def in_threads(tasks: Sequence[Callable[[], None]]) -> None:
+    """Runs reads side by side; in the one thread of a loader's worker, one after another."""
+    global _pool
+    if len(tasks) < 2 or get_worker_info() is not None:
+        for task in tasks:
+            task()
+        return
+    if _pool is None or _pool[0] != os.getpid():  # threads do not live on in a forked process
+        _pool = (os.getpid(), ThreadPoolExecutor(THREADS, thread_name_prefix="read"))
+    for done in [_pool[1].submit(task) for task in tasks]:
+        done.result()
+
+
+class Buffers:
+    """Arrays to read into, used again once nobody else holds them: fresh memory costs as much as the reading."""
+
+    def __init__(self, most: int = 4) -> None:
+        self.most = most
+        self._arrays: dict[tuple[tuple[int, ...], str], list[np.ndarray]] = {}
+
+    def take(self, n: int, shape: tuple[int, ...], dtype: type) -> np.ndarray:
+        """An uninitialised array (n, …), free of other uses; tensors and views made of it count as uses."""
+        kept = self._arrays.setdefault((shape, np.dtype(dtype).str), [])
+        for i in range(len(kept)):
+            if sys.getrefcount(kept[i]) == 2 and len(kept[i]) >= n:  # the list's and the argument's
+                return kept[i][:n]
+        array: np.ndarray = np.empty((n, *shape), dtype=dtype)
+        if n >= WORTH_KEEPING:
+            kept.append(array)
+            del kept[: -self.most]
+        return array[:n]
+
+    def __getstate__(self) -> dict:
+        return {"most": self.most, "_arrays": {}}
 
 
 class RowLayout(NamedTuple):
@@ -105,6 +149,7 @@ def _scattered(
     addresses = layout.addresses(rows)
     dropped = np.empty(MAX_GAP * size, dtype=np.uint8)
     descriptor = dataset.file.id.get_vfd_handle()
+    assert _PREADV is not None  # otherwise there is no layout
     most = max(1, min(MAX_BUFFERS // 2, MAX_BYTES // ((MAX_GAP + 1) * size)))
     for start, stop in _runs(addresses, size):
         for first in range(start, stop, most):

@@ -15,6 +15,7 @@ from ..files import atomic_write
 from .checks import check_grid
 from .grids import Grid
 from .joined import JoinedModality
+from .slabs import in_threads
 from .splits import label_order
 from .store import Store
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["Batch", "DataSource", "Located"]
 
 Batch = dict[str, Tensor]
+Spectra = tuple[np.ndarray, np.ndarray | None, np.ndarray | None]  # flux, ivar, mask
 
 
 class Located(NamedTuple):
@@ -195,7 +197,7 @@ class DataSource:
             known.
         """
         samples = np.asarray(samples, dtype=np.int64)
-        flux, ivar, mask = self.joined[modality].read(samples, self.in_memory)
+        ((flux, ivar, mask),) = self._spectra(samples, [modality])
         mask = np.ones(flux.shape, dtype=np.bool_) if mask is None else mask
         found = {"flux": flux, "mask": mask, "present": self.joined[modality].present[samples]}
         found["snr"] = self.snr(modality, samples)
@@ -205,9 +207,8 @@ class DataSource:
         """The batch of given samples: keys as in the batch contract, float32, on the CPU."""
         samples = np.asarray(samples, dtype=np.int64)
         batch: Batch = {}
-        keep = self.in_memory
-        for m in self.modalities:
-            flux, ivar, mask = self.joined[m].read(samples, keep)
+        spectra = self._spectra(samples, self.modalities)
+        for m, (flux, ivar, mask) in zip(self.modalities, spectra, strict=True):
             batch[m] = torch.from_numpy(flux)
             if ivar is not None:
                 batch[f"{m}_ivar"] = torch.from_numpy(ivar)
@@ -222,6 +223,12 @@ class DataSource:
         batch["object"] = torch.from_numpy(self.object_hash[samples])
         batch["epoch"] = torch.tensor(epoch, dtype=torch.int64)
         return batch
+
+    def _spectra(self, samples: np.ndarray, modalities: Sequence[str]) -> list[Spectra]:
+        keep = self.in_memory
+        started = [self.joined[m].tasks(samples, keep) for m in modalities]
+        in_threads([task for _, tasks in started for task in tasks])
+        return [self.joined[m].cleaned(raw, samples) for m, (raw, _) in zip(modalities, started, strict=True)]
 
     def loader(
         self, samples: str | np.ndarray, batch_size: int, seed: int = 0, shuffle: bool = True, **options: Any

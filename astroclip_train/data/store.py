@@ -315,6 +315,11 @@ class Store:
             self._name, len(ids), self.n, self._summary(names), ", ".join(ids[:10]), more,
         )  # fmt: skip
 
+    def open(self) -> None:
+        """Opens this process's files, which the first access does otherwise."""
+        for shard in self.shards:
+            _ = shard.file
+
     def close(self) -> None:
         """Closes this process's files; the next access opens them again."""
         for shard in self.shards:
