@@ -27,8 +27,47 @@ __all__ = ["FlowHead"]
 EDGE = 1e-6  # labels on a bound are taken this far inside, as a fraction of the interval
 
 
+def coupling_flow(
+    features: int, context: int, transforms: int, hidden: Sequence[int], bins: int
+) -> nn.Module:
+    """A conditional spline flow whose samples cost one pass, and that only over the labels each transform
+    changes.
+
+    First each label goes through a spline that depends on the context alone; then in each coupling transform
+    half of the labels set the splines of the other half. The halves are those with bit 0 of their number
+    set, then not set, then bit 1, and so on, so that with 2 log2 k transforms every label has acted on every
+    other.
+
+    Arguments:
+        features: labels k.
+        context: context features.
+        transforms: coupling transforms; none if k = 1.
+        hidden: hidden widths of each transform's network.
+        bins: of a spline.
+    """
+    from zuko.distributions import DiagNormal  # slow to import
+    from zuko.flows.coupling import GeneralCouplingTransform
+    from zuko.flows.gaussianization import ElementWiseTransform
+    from zuko.lazy import Flow, UnconditionalDistribution
+    from zuko.transforms import MonotonicRQSTransform
+
+    spline = {
+        "context": context,
+        "univariate": MonotonicRQSTransform,
+        "shapes": [(bins,), (bins,), (bins - 1,)],
+        "hidden_features": tuple(hidden),
+    }
+    layers = [ElementWiseTransform(features, **spline)]
+    number, bits = torch.arange(features, device="cpu"), max((features - 1).bit_length(), 1)
+    for i in range(transforms if features > 1 else 0):
+        half = (number >> (i // 2 % bits)) % 2 == i % 2
+        layers.append(GeneralCouplingTransform(features, mask=half, **spline))
+    base = UnconditionalDistribution(DiagNormal, torch.zeros(features), torch.ones(features), buffer=True)
+    return Flow(layers, base)
+
+
 class FlowHead(Head):
-    """Neural spline flow (coupling, so that sampling is one pass) on top of a full-covariance Gaussian.
+    """Neural spline flow on top of a full-covariance Gaussian.
 
     Objects that lack any label are left out of the loss, since a coupling flow cannot be marginalised;
     `log_prob` is NaN for them.
@@ -39,7 +78,7 @@ class FlowHead(Head):
 
     Arguments:
         in_features, labels: see `Head`.
-        transforms: number of spline transforms.
+        transforms: number of coupling transforms, see `coupling_flow`.
         hidden: hidden widths of each transform's network.
         bins: of a spline.
         context: features of the trunk that the transforms see.
@@ -47,7 +86,7 @@ class FlowHead(Head):
         dropout: in the trunk.
         low, high: prior bounds, label -> value; a label without takes its training range and a tenth on each
             side.
-        chunk: samples drawn at once, which bounds memory.
+        chunk: samples drawn at once; small enough to stay in a processor's cache.
 
     Raises:
         ConfigError: low is not below high.
@@ -72,10 +111,8 @@ class FlowHead(Head):
         dropout: float = 0.1,
         low: Mapping[str, float] | None = None,
         high: Mapping[str, float] | None = None,
-        chunk: int = 100_000,
+        chunk: int = 10_000,
     ) -> None:
-        import zuko  # slow to import
-
         super().__init__(in_features, labels)
         k = len(self.labels)
         self.bounds, self.chunk = (dict(low or {}), dict(high or {})), chunk
@@ -85,8 +122,7 @@ class FlowHead(Head):
         self.trunk, last = perceptron(in_features, widths, "layer", dropout)
         self.gaussian = nn.Linear(last, k + k * (k + 1) // 2)
         self.context = nn.Linear(last, context)
-        options = {"bins": bins, "transforms": transforms, "hidden_features": tuple(hidden)}
-        self.flow = zuko.flows.NSF(k, context, passes=min(2, k), randperm=True, **options)
+        self.flow = coupling_flow(k, context, transforms, hidden, bins)
         nn.init.zeros_(self.gaussian.bias)
         self.register_buffer("low", torch.zeros(k))
         self.register_buffer("high", torch.ones(k))
