@@ -245,6 +245,18 @@ class Align(Stage):
 
 
 @dataclass
+class Lora:
+    """Low-rank adaptation of linear layers."""
+
+    rank: Positive = 8
+    """Rank of the update."""
+    alpha: Annotated[float, AtLeast(0)] = 16.0
+    """The update is scaled by alpha / rank."""
+    pattern: str = ".*"
+    """Regular expression of the layers' names."""
+
+
+@dataclass
 class Task:
     """One head on one or more inputs."""
 
@@ -268,6 +280,8 @@ class Task:
     """null takes the stage's."""
     scheduler: Scheduler | None = None
     """null takes the stage's."""
+    lora: Lora | None = None
+    """With `finetune`: low-rank updates instead of all weights."""
     trainer: Annotated[Trainer, Partial] | None = None
     """Keys that differ from the stage's."""
 

@@ -21,7 +21,7 @@ STALE = 90.0  # seconds without one after which a writer on another host is take
 class Lease:
     """The right to write in a folder, held by one process at a time.
 
-    A writer is dead if its process is gone (same host), or if its heartbeat has stopped for `stale` seconds (other host).
+    A writer is dead if its process is gone (same host), or if its heartbeat has stopped for `stale` s (other host).
     A dead writer's lease is taken over: the contender that creates a file named after the lease's token exclusively may
     replace it, so that of two contenders one wins.
 
