@@ -57,13 +57,15 @@ def coupling_flow(
         "shapes": [(bins,), (bins,), (bins - 1,)],
         "hidden_features": tuple(hidden),
     }
-    layers = [ElementWiseTransform(features, **spline)]
-    number, bits = torch.arange(features, device="cpu"), max((features - 1).bit_length(), 1)
-    for i in range(transforms if features > 1 else 0):
-        half = (number >> (i // 2 % bits)) % 2 == i % 2
-        layers.append(GeneralCouplingTransform(features, mask=half, **spline))
-    base = UnconditionalDistribution(DiagNormal, torch.zeros(features), torch.ones(features), buffer=True)
-    return Flow(layers, base)
+    device = torch.get_default_device()
+    with torch.device("cpu"):  # zuko looks at its masks, which a meta tensor does not allow
+        layers = [ElementWiseTransform(features, **spline)]
+        number, bits = torch.arange(features), max((features - 1).bit_length(), 1)
+        for i in range(transforms if features > 1 else 0):
+            half = (number >> (i // 2 % bits)) % 2 == i % 2
+            layers.append(GeneralCouplingTransform(features, mask=half, **spline))
+        base = UnconditionalDistribution(DiagNormal, torch.zeros(features), torch.ones(features), buffer=True)
+    return Flow(layers, base).to(device)
 
 
 class FlowHead(Head):

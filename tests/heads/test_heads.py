@@ -240,6 +240,13 @@ def test_flow_refuses_labels_outside_the_prior():
         FlowHead(8, LABELS).double().prepare(x, y)
 
 
+@pytest.mark.parametrize("name", HEADS)
+def test_heads_can_be_built_without_memory(name):
+    with torch.device("meta"):
+        head = HEADS[name](8, LABELS)
+    assert all(p.is_meta for p in [*head.parameters(), *head.buffers()])
+
+
 def test_quantiles_of_samples_and_of_a_normal():
     samples = torch.randn(2, 501, 3, dtype=torch.float64)
     q = [0.025, 0.16, 0.5, 0.84, 0.975]
