@@ -1,5 +1,6 @@
 """The model card of an exported folder: what it is, its training data, how good it is, how to load it."""
 
+import math
 from typing import Any
 
 from .model import AstroModel
@@ -85,8 +86,11 @@ def _parts(config: dict[str, Any]) -> str:
 
 def _training(metadata: dict[str, Any]) -> str:
     lines = [f"- content hash of the data: `{metadata['data']}`"] if "data" in metadata else []
-    if "dataset" in metadata:
-        lines.append(f"- dataset: `{metadata['dataset']}`")
+    if metadata.get("dataset"):
+        told = ", ".join(
+            f"{key} = {value}" for key, value in metadata["dataset"].items() if value is not None
+        )
+        lines.append(f"- dataset: `{told}`")
     units = metadata.get("label_units", {})
     if metadata.get("labels"):
         lines.append("- labels: " + ", ".join(f"{n} [{units.get(n) or '1'}]" for n in metadata["labels"]))
@@ -123,4 +127,7 @@ def _number(values: dict[str, Any], key: str) -> str:
     )
     if value is None:
         return "–"
-    return f"{value:.3g}" if error is None else f"{value:.3g} ± {error:.1g}"
+    if not error:
+        return f"{value:.3g}"
+    digits = max(0, 1 - math.floor(math.log10(abs(error))))  # two significant digits of the error
+    return f"{value:.{digits}f} ± {error:.{digits}f}"

@@ -54,6 +54,7 @@ def export(
             f"{out} exists: choose another folder, or give --overwrite to replace an earlier export."
         )
     parts = read_parts(source)
+    parts.metadata.setdefault("dataset", _dataset(Path(source)))
     if training:
         add_domain(parts, training)
     model = assemble(parts)  # a model that cannot be rebuilt is found before anything is written
@@ -96,6 +97,9 @@ def _write(
     save_file(tensors, weights, metadata={"format": "pt"})
     with open(weights, "rb+") as handle:
         os.fsync(handle.fileno())
+    weights.chmod(
+        0o644
+    )  # safetensors writes files that only their owner can read, and an export is to be shared
     counts = {part: sum(p.numel() for p in model.part(part).parameters()) for part in parts.architecture}
     config = {
         "format": CONFIG_FORMAT,
@@ -108,6 +112,15 @@ def _write(
     }
     write_json(folder / "config.json", config)
     write_text(folder / "README.md", card(config, model, metrics))
+
+
+def _dataset(source: Path) -> dict[str, Any] | None:
+    """The data set that a run's configuration names."""
+    if not (source / "config.yaml").exists():
+        return None
+    import yaml
+
+    return (yaml.safe_load((source / "config.yaml").read_text(encoding="utf-8")) or {}).get("dataset")
 
 
 def _metrics(source: str | Path) -> dict[str, Any] | None:
