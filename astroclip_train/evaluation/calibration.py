@@ -97,7 +97,7 @@ def _mean(values: Array) -> float | None:
 
 def _error(values: Array) -> float | None:
     """Standard error of a mean over objects, whose own labels are not independent and averaged first."""
-    per_object = np.asarray([row[np.isfinite(row)].mean() for row in values if np.isfinite(row).any()])
+    per_object = np.nanmean(values[np.isfinite(values).any(1)], axis=1)
     return float(per_object.std(ddof=1) / np.sqrt(per_object.size)) if per_object.size > 1 else None
 
 

@@ -4,9 +4,9 @@ __all__ = ["caption"]
 
 _TEXTS = {
     "headline": """
-        Large: {main}, biweight, with bootstrap error. Small: {small}. Bold marks the best single-
-        survey value of a column. All on held-out test objects; the frozen head shown is fixed in
-        advance, not chosen by its result.""",
+        Large: {main}, biweight, with bootstrap error. Small: {small}. Bold marks the best
+        single-survey value of a column. All on held-out test objects; the frozen head shown is
+        fixed in advance, not chosen by its result.""",
     "loss": """
         Training loss (faint: each logged step) and validation loss. Both should fall together; a
         widening gap is overfitting. A contrastive loss at log(batch) has learned nothing.""",
@@ -44,14 +44,15 @@ _TEXTS = {
         The share of queries whose right answer is among the first k.""",
     "neighbours": """
         Left the query, right the true partner (thick, pale) under the three spectra ranked first.
-        Where the search fails, the answers should still be stars of like parameters.""",
+        Where the search fails, the answers should still be stars of like parameters.
+        Of long spectra only a quarter is shown.""",
     "translation": """
         χ² per pixel is 1 if only the noise of the observed spectrum is left. The rms of the mean
         spectrum is what a prediction without any input would leave.""",
     "translated": """
         Objects at the 20th, 50th and 80th percentile of error. Above: observed and predicted;
-        below: their difference, with the noise in grey. Lines left in the difference are lines that
-        the embedding lost.""",
+        below: their difference between the lines of ± 1σ noise. Lines left in the difference are
+        lines that the embedding lost.""",
     "wavelengths": """
         Residuals over all test objects at each wavelength: the median should lie at zero, the band
         inside the dashed noise.""",

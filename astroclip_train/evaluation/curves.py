@@ -127,6 +127,8 @@ def probe_figure(curves: Curves) -> Figure | None:
     free = iter(panels)
     for name, kinds in reads.items():
         _probe_panel(next(free), name, kinds)
+    if reads:
+        drawn.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=8)
     if ranks:
         axes = next(free)
         for i, (name, line) in enumerate(ranks.items()):
@@ -157,4 +159,3 @@ def _probe_panel(axes: Axes, name: str, kinds: dict[str, dict[str, Line]]) -> No
             axes.plot(*line, style, color=colour, label=shown)
     axes.set(title=f"{name}: R² of probes", xlabel="step")
     axes.set_ylim(-0.1, 1.03)
-    axes.legend(ncols=2, fontsize=6.5, handlelength=1.2, columnspacing=0.8)

@@ -74,11 +74,13 @@ def biweight_scale(residuals: ArrayLike, axis: int | None = None) -> Array:
     """
     y = np.asarray(residuals, dtype=np.float64)
     y = y.reshape(-1) if axis is None else np.moveaxis(y, axis, -1)
-    if np.isfinite(y).all() and y.shape[-1] >= 3:
-        return _biweight(y)
+    if y.shape[-1] < 3:
+        return np.full(y.shape[:-1], np.nan)[()]
+    if np.isfinite(y).all():
+        return _biweight(y)[()]
     rows = [row[np.isfinite(row)] for row in y.reshape(-1, y.shape[-1])]
     values = [_biweight(row) if row.size >= 3 else np.nan for row in rows]
-    return np.asarray(values, dtype=np.float64).reshape(y.shape[:-1])
+    return np.asarray(values, dtype=np.float64).reshape(y.shape[:-1])[()]
 
 
 def median_absolute_deviation(y: Array) -> Array:
@@ -224,7 +226,8 @@ def _fill(
 
 
 def _number(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None
+    # six digits are more than any of these numbers has, and halve the file
+    return float(f"{value:.6g}") if np.isfinite(value) else None
 
 
 def label_metrics(
@@ -254,7 +257,9 @@ def label_metrics(
     truth = np.asarray(truth, np.float64)
     ratio = np.full(truth.shape, np.nan) if snr is None else np.asarray(snr, np.float64)
 
-    def over(keep: NDArray[np.bool_], count: int) -> dict[str, float | int | None]:
+    def over(
+        keep: NDArray[np.bool_], count: int, std: ArrayLike | None = std
+    ) -> dict[str, float | int | None]:
         cut = [None if a is None else np.asarray(a, np.float64)[keep] for a in (mean, bound, std)]
         return residual_metrics(truth[keep], cut[0], cut[1], cut[2], replicates=count, seed=seed)  # type: ignore[arg-type]
 
@@ -263,7 +268,7 @@ def label_metrics(
         keep = (ratio > low) & (ratio <= high)
         if keep.any():
             edge = None if np.isinf(high) else high
-            bins.append({"low": low, "high": edge, **over(keep, replicates // 4)})
+            bins.append({"low": low, "high": edge, **over(keep, replicates // 4, None)})
     everything = over(np.ones(truth.shape, bool), replicates)
     return {
         "all": everything,

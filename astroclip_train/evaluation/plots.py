@@ -59,19 +59,12 @@ def truth_figure(p: Prediction) -> Figure | None:
         rows = np.flatnonzero(ok)[:MOST_POINTS]
         low, high = _limits(truth[ok], mean[ok])
         axes.plot([low, high], [low, high], color=GREY, linewidth=0.8, zorder=1)
-        colour: Any = shade[rows] if np.isfinite(shade[rows]).any() else COLOURS[0]
-        drawn_points = axes.scatter(
-            truth[rows],
-            mean[rows],
-            c=colour,
-            s=4,
-            alpha=0.7,
-            linewidths=0,
-            cmap="viridis",
-            vmin=0.7,
-            vmax=2.3,
-        )
-        points = drawn_points if not isinstance(colour, str) else points
+        style: dict[str, Any] = {"s": 4, "alpha": 0.7, "linewidths": 0}
+        if np.isfinite(shade[rows]).any():
+            style |= {"c": shade[rows], "cmap": "viridis", "vmin": 0.7, "vmax": 2.3}
+            points = axes.scatter(truth[rows], mean[rows], **style)
+        else:
+            axes.scatter(truth[rows], mean[rows], color=COLOURS[0], **style)
         unit = p.units[label]
         axes.set(
             xlim=(low, high), ylim=(low, high), xlabel=f"true {label_title(label, unit)}", ylabel="predicted"

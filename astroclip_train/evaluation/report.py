@@ -17,7 +17,7 @@ from . import report_tables as tables
 from .artefacts import Prediction, RunFiles
 from .assemble import assemble
 from .captions import caption
-from .style import number, png_uri
+from .style import number, png_uri, report_style
 from .surveys import acknowledgements
 
 __all__ = ["render_report"]
@@ -152,7 +152,8 @@ def _sections(files: RunFiles, metrics: Tree) -> list[Tree]:
     out = []
     for key, title, builder, absent in plan:
         try:
-            blocks = [b for b in builder(files, metrics) if b]
+            with report_style():
+                blocks = [b for b in builder(files, metrics) if b]
         except AstroTrainError as error:
             blocks, absent = [], str(error)  # one damaged file must not cost the other sections
         out.append({"key": key, "title": title, "blocks": blocks, "absent": absent})

@@ -192,8 +192,8 @@ def retrieval_table(metrics: Tree) -> Table | None:
         margin = f" ± {number(error, 1)}" if error else ""
         table.rows.append([
             name.replace("_to_", " → "), f"{r['gallery']:,}", f"{r['n']:,}", number(r["recall@1"]),
-            number(r["recall@10"]) + margin, number(r["median_rank"]), number(r.get("oracle@1")),
-            number(r["oracle@10"]), number(r["chance@10"], 2),
+            number(r["recall@10"]) + margin, "–" if r["median_rank"] is None else f"{r['median_rank']:,g}",
+            number(r.get("oracle@1")), number(r["oracle@10"]), number(r["chance@10"], 2),
         ])  # fmt: skip
     return table if table.rows else None
 

@@ -102,14 +102,29 @@ def retrieval_figure(
         _line(right, spectra[gallery], rows_of[gallery][target], INK, "true partner", 1.6, alpha=0.45)
         for place, position in enumerate(a["top"][row][:3]):
             found = int(a["gallery_sample"][position])
-            text = f"{place + 1}. {'the right one' if found == target else _values(labels.get(found), 3)}"
-            _line(right, spectra[gallery], rows_of[gallery][found], COLOURS[place], text, 0.9)
+            text = f"{place + 1}. {'the right one' if found == target else _values(labels.get(found))}"
+            _line(right, spectra[gallery], rows_of[gallery][found], COLOURS[place], text, 0.9 - 0.15 * place)
+            right.lines[-1].set_zorder(4 - 0.1 * place)
+        _zoom(right, spectra[gallery])
         similarity = number(a["similarity_top"][row][0]) if "similarity_top" in a else "–"
         right.set_title(f"ranked first ({gallery}), best similarity {similarity}")
-        right.legend(fontsize=6.5)
+        right.legend(
+            fontsize=6.5, frameon=True, facecolor="white", framealpha=0.85, edgecolor="none"
+        ).set_zorder(9)
     panels[-1][0].set_xlabel(_wave_title(spectra[query], spectra[query]["wave"]))
     panels[-1][1].set_xlabel(_wave_title(spectra[gallery], spectra[gallery]["wave"]))
     return drawn
+
+
+def _zoom(axes: Axes, spectra: Arrays) -> None:
+    """Four overplotted spectra of a thousand pixels cannot be told apart, so a quarter of them is shown."""
+    n = len(spectra["wave"])
+    if n > 800:
+        part = slice(int(0.6 * n), int(0.85 * n))
+        axes.set_xlim(spectra["wave"][part.start], spectra["wave"][part.stop])
+        heights = np.concatenate([np.asarray(line.get_ydata())[part] for line in axes.lines])
+        low, high = np.nanpercentile(heights, (0.1, 99.9))
+        axes.set_ylim(low - 0.1 * (high - low), high + 0.1 * (high - low))
 
 
 def _line(
@@ -119,8 +134,8 @@ def _line(
 
 
 def _values(labels: dict[str, float] | None, most: int = 3) -> str:
-    shown = [(k, v) for k, v in (labels or {}).items() if v == v][:most]
-    return ", ".join(f"{symbol(k)} {number(v)}" for k, v in shown)
+    shown = list((labels or {}).items())[:most]
+    return ", ".join(f"{symbol(k)} {number(v)}" for k, v in shown if v == v)
 
 
 def _ranked_examples(a: Arrays) -> list[tuple[str, int]]:
@@ -149,14 +164,16 @@ def translation_figure(name: str, a: Arrays) -> Figure | None:
     )
     for column, (title, row) in enumerate(examples):
         top, bottom = panels[0][column], panels[1][column]
-        truth, prediction = a["truth"][row], a["prediction"][row]
+        good = a["mask"][row] if "mask" in a else np.isfinite(a["truth"][row])
+        truth, prediction = np.where(good, a["truth"][row], np.nan), a["prediction"][row]
         top.plot(a["wave"], truth, color=GREY, linewidth=0.7, label="observed")
         top.plot(a["wave"], prediction, color=COLOURS[0], linewidth=0.9, label="predicted")
         top.set_title(f"{_arrow(name)}, {title}")
         if "ivar" in a:
             with np.errstate(divide="ignore", invalid="ignore"):
                 noise = np.where(a["ivar"][row] > 0, a["ivar"][row] ** -0.5, np.nan)
-            bottom.fill_between(a["wave"], -noise, noise, color="#e2e7ec", linewidth=0, label="± 1σ noise")
+            for side in (-noise, noise):
+                bottom.plot(a["wave"], side, color=INK, linewidth=0.8, zorder=3)
         bottom.plot(a["wave"], prediction - truth, color=ACCENT, linewidth=0.6)
         limit = np.nanpercentile(np.abs(prediction - truth), 99) * 1.3 or 1.0
         bottom.set_ylim(-limit, limit)
@@ -181,6 +198,8 @@ def translation_residual_figure(translation: dict[str, Arrays]) -> Figure | None
                 noise = np.nanmedian(np.where(a["ivar"] > 0, a["ivar"] ** -0.5, np.nan), axis=0)
             axes.plot(a["wave"], noise, color=ACCENT, linestyle="--", linewidth=0.8, label="± median noise")
             axes.plot(a["wave"], -noise, color=ACCENT, linestyle="--", linewidth=0.8)
+        limit = 1.8 * np.nanpercentile(np.abs([low, high]), 97) or 1.0
         axes.set(title=_arrow(name), xlabel=_wave_title(a, a["wave"]), ylabel="predicted − observed")
-        axes.legend(ncols=3)
+        axes.set_ylim(-limit, limit)
+        axes.legend(ncols=3, loc="upper center")
     return drawn
