@@ -7,7 +7,7 @@ import torch
 
 from ..randomness import object_hash, uniform
 
-__all__ = ["FRACTIONS", "SALT", "SPLITS", "label_order", "split_of"]
+__all__ = ["FRACTIONS", "SALT", "SPLITS", "fold_split", "label_order", "split_of"]
 
 SPLITS = ("train", "validation", "test")
 FRACTIONS = (0.8, 0.08, 0.12)
@@ -43,6 +43,29 @@ def split_of(
         is_test = np.isin(hashes, hashes[np.asarray(published) == "test"])
         split[is_test] = "test"
     return split
+
+
+def fold_split(
+    objects: Sequence[str] | np.ndarray, fold: int, folds: int, validation: float = 0.1, salt: str = SALT
+) -> np.ndarray:
+    """Cross-validation by star: fold `fold` of `folds` is test, a share of the others validation, the rest train.
+
+    Formula:
+        test where ⌊folds · hash(salt, object)⌋ = fold; of the others, validation where a second hash < `validation`.
+
+    Arguments:
+        objects: object ids, or their int64 hashes, shape (N,).
+        fold, folds: which of how many.
+        validation: share of the objects outside of the test fold.
+        salt: as in `split_of`.
+
+    Returns:
+        Names "train", "validation" or "test", shape (N,).
+    """
+    hashes = _hashes(objects)
+    number = np.floor(_draw(hashes, "fold " + salt) * folds)
+    held_out = _draw(hashes, "fold validation " + salt) < validation
+    return np.where(number == fold, "test", np.where(held_out, "validation", "train"))
 
 
 def label_order(objects: Sequence[str] | np.ndarray, salt: str = SALT) -> np.ndarray:

@@ -41,13 +41,21 @@ class Store:
     Arguments:
         paths: a file, a folder of `*.h5`, or a list of files (shards with the same modalities).
         max_bad_fraction: more bad objects than this share are an error.
+        folds: (k, n) makes fold k of n the test split, for cross-validation; see `splits.fold_split`.
 
     Raises:
         DataError: a file is missing, damaged, or not a store; shards disagree; an observation occurs twice.
     """
 
-    def __init__(self, paths: str | Path | Sequence[str | Path], *, max_bad_fraction: float = 0.1) -> None:
+    def __init__(
+        self,
+        paths: str | Path | Sequence[str | Path],
+        *,
+        max_bad_fraction: float = 0.1,
+        folds: tuple[int, int] | None = None,
+    ) -> None:
         self.paths = find_paths(paths)
+        self.folds = folds
         self.max_bad_fraction = max_bad_fraction
         self.shards = [Shard(path) for path in self.paths]
         first = self.shards[0]
@@ -236,6 +244,8 @@ class Store:
     @cached_property
     def splits(self) -> np.ndarray:
         """The split of each sample, bad ones included, (N,)."""
+        if self.folds is not None:
+            return fold_split(self.object_hash, *self.folds)
         published = None
         if any("sample/split" in shard.file for shard in self.shards):
             published = np.concatenate(

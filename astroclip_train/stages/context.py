@@ -80,7 +80,8 @@ class RunContext:
         for member in members:
             dataset = build(member["dataset"])
             paths = dataset.prepare(self.cache_root)
-            stores.append(Store(paths, max_bad_fraction=data["max_bad_fraction"]))
+            folds = getattr(dataset, "folds", None)
+            stores.append(Store(paths, max_bad_fraction=data["max_bad_fraction"], folds=folds))
             weights.append(float(member.get("weight", 1.0)))
         source = DataSource(
             stores,
