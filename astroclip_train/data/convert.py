@@ -2,6 +2,10 @@
 
 import concurrent.futures
 import dataclasses
+import os
+import signal
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -203,7 +207,7 @@ def _run(job: _LamostJob, files: list[Path], workers: int) -> Iterator[Rows | tu
     if workers <= 1:
         yield from map(job, files)
         return
-    pool = concurrent.futures.ProcessPoolExecutor(workers)
+    pool = concurrent.futures.ProcessPoolExecutor(workers, initializer=_start_worker, initargs=(os.getpid(),))
     try:
         yield from pool.map(job, files, chunksize=16)
     finally:
@@ -213,6 +217,18 @@ def _run(job: _LamostJob, files: list[Path], workers: int) -> Iterator[Rows | tu
 def _applied(continuum: str) -> tuple[tuple[str, ...], str]:
     """The record of normalisations and the flux unit of LAMOST spectra."""
     return ((), "relative") if continuum == "none" else (("continuum",), "")
+
+
+def _start_worker(parent: int) -> None:
+    """Ctrl-C is answered by the parent alone, and a worker whose parent was killed ends by itself."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1.0)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def convert_lamost_afg(

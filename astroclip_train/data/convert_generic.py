@@ -68,7 +68,7 @@ def convert_generic(
         wave = generic.read_wave(source, layout, first.shape[1])
         info = _info(layout, target, wave)
         total = source.length(layout.flux, "--flux")
-        labels = str(path) if layout.labels else ""
+        labels = f"{Path(path).name} ({layout.labels})" if layout.labels else ""
         with options.builder({layout.modality: info}, expected=total, label_source=labels) as builder:
             chunks = track(
                 generic.read(source, layout, CHUNK), -(-total // CHUNK), "blocks", shown=options.progress

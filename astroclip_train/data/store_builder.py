@@ -18,6 +18,8 @@ from .store_writer import StoreWriter
 
 __all__ = ["LeftOut", "Report", "StoreBuilder"]
 
+HOPELESS = 50  # left-out entries after which a conversion that must fail does so at once
+
 
 @dataclasses.dataclass(frozen=True)
 class LeftOut:
@@ -131,11 +133,10 @@ class StoreBuilder:
             self._write_left_out()
 
     def leave_out(self, name: str | Path, reason: str) -> None:
-        """Records what is left out; stops as soon as it must be more than the limit."""
+        """Records what is left out; stops early where it is many and must become more than the limit."""
         self.report.left_out.append(LeftOut(str(name), reason))
-        if self.expected is not None and len(self.report.left_out) > max(
-            0, self.max_bad_fraction * self.expected
-        ):
+        left = len(self.report.left_out)
+        if self.expected is not None and left >= HOPELESS and left > self.max_bad_fraction * self.expected:
             self._refuse(self.expected)
 
     def _refuse(self, total: int) -> None:

@@ -83,6 +83,11 @@ def _load(path: Path) -> tuple[Any, dict[str, np.ndarray]]:
         warnings.simplefilter("ignore", AstropyWarning)
         with fits.open(path, memmap=False) as hdus:
             header = hdus[0].header
+            telescope = str(header.get("TELESCOP", "LAMOST")).strip()
+            if "LAMOST" not in telescope.upper():
+                raise DataError(
+                    f"{path} is from {telescope}, not from LAMOST: use `astro-data convert table` for it."
+                )
             if hdus[0].data is not None:
                 return header, _image_rows(path, header, np.asarray(hdus[0].data))
             tables = [h for h in hdus[1:] if getattr(h, "columns", None) is not None]

@@ -132,6 +132,9 @@ def test_other_fits_is_refused_by_name(real_files, tmp_path):
     fits.PrimaryHDU(np.zeros((50, 200))).writeto(image)
     with pytest.raises(DataError, match="expected 5 rows"):
         lamost.read(image)
+    fits.setval(image, "TELESCOP", value="SDSS 2.5-M")
+    with pytest.raises(DataError, match=r"SDSS 2.5-M, not from LAMOST.*convert table"):
+        lamost.read(image)
     with pytest.raises(DataError, match="does not exist"):
         lamost.read(tmp_path / "none.fits")
     (tmp_path / "empty").mkdir()
