@@ -17,7 +17,7 @@ from .modality import ModalityInfo
 from .quality import REASONS, assess
 from .shard import Shard, content_hash, damaged
 from .slabs import SLAB_ROWS
-from .splits import SPLITS, split_of
+from .splits import SPLITS, fold_split, split_of
 from .store_writer import StoreWriter
 
 __all__ = ["BadObject", "ModalityInfo", "Store", "StoreWriter", "check_grid", "find_paths"]
