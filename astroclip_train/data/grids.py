@@ -51,7 +51,7 @@ class Grid:
                 raise DataError(f"an explicit grid of {self.n} pixels needs as many values.")
             object.__setattr__(self, "values", tuple(float(v) for v in self.values))
         if self.n < 1 or (self.n > 1 and not bool(np.all(np.diff(self.wave()) > 0))):
-            raise DataError(f"a grid needs at least one pixel and increasing wavelengths, got {self}.")
+            raise DataError(f"a grid needs at least one pixel and increasing wavelengths, got {self!r}.")
 
     @classmethod
     def from_wave(cls, wave: np.ndarray, unit: str = "Angstrom", medium: str = "vacuum") -> "Grid":

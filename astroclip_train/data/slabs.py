@@ -163,8 +163,16 @@ def _scattered(
             buffers = np.ascontiguousarray(buffers[buffers[:, 1] > 0])
             expected = int(buffers[:, 1].sum())
             found = _PREADV(descriptor, buffers.ctypes.data, len(buffers), int(addresses[first]))
-            if found != expected:  # interrupted, or the file is too short: HDF5 tells which
+            if found != expected:
+                _check_end(descriptor, int(addresses[last - 1]) + size)
                 _through_hdf5(dataset, rows[first:last], places[first:last], out)
+
+
+def _check_end(descriptor: int, end: int) -> None:
+    """HDF5 would fill with zeros what is missing at the end of a file."""
+    size = os.fstat(descriptor).st_size
+    if size < end:
+        raise OSError(f"truncated file: {size} bytes, data up to {end}")
 
 
 def _runs(positions: np.ndarray, size: int) -> Iterator[tuple[int, int]]:

@@ -15,6 +15,7 @@ from ..randomness import object_hash
 from .modality import ModalityInfo
 from .quality import assess, median_snr
 from .shard import FORMAT, NOT_MODALITIES, VERSION, content_hash
+from .sink import Sink
 
 __all__ = ["StoreWriter"]
 
@@ -54,7 +55,8 @@ class StoreWriter:
 
     def __enter__(self) -> "StoreWriter":
         temporary = self._stack.enter_context(atomic_write(self.path))
-        self._h5 = h5py.File(temporary, "w", locking=False)
+        self._sink = self._stack.enter_context(Sink(temporary))
+        self._h5 = h5py.File(self._sink, "w")
         self._h5.attrs.update(
             format=FORMAT, version=VERSION, created_by=self.created_by, software=__version__
         )
@@ -63,22 +65,15 @@ class StoreWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        try:
-            if kind is None:
-                self._finish()
-            self._h5.close()
-        except RuntimeError as failure:  # HDF5 raises this where the last flush finds no space
-            self._leave(OSError(str(failure)))
-        except BaseException as failure:
-            with contextlib.suppress(OSError, RuntimeError):
+        with self._stack:  # hands what is raised here to atomic_write
+            try:
+                if error is None:
+                    self._finish()
+            finally:
                 self._h5.close()
-            self._leave(failure)
-        else:
-            self._stack.__exit__(kind, error, trace)
-
-    def _leave(self, failure: BaseException) -> None:
-        if not self._stack.__exit__(type(failure), failure, failure.__traceback__):
-            raise failure
+            self._sink.check()
+            if error is not None:
+                raise error
 
     def add_modality(self, name: str, info: ModalityInfo) -> None:
         """Declares a modality with its required attributes."""
@@ -172,6 +167,7 @@ class StoreWriter:
                 )
             group[name].resize(start + n, axis=0)
             group[name][start:] = values
+        self._sink.check()
         return np.arange(start, start + n, dtype=np.int64)
 
     def set_samples(

@@ -1,0 +1,107 @@
+"""Sources: which samples take part, agreement between stores, full arrays."""
+
+import numpy as np
+import pytest
+from toy_stores import LRS, XP, info, spectra
+
+from astroclip_train.data.source import DataSource
+from astroclip_train.data.store import Store, StoreWriter
+from astroclip_train.errors import DataError
+
+
+@pytest.fixture
+def half_paired(make_store):
+    xp_rows = np.arange(300)
+    xp_rows[150:] = -1
+    return Store(make_store(xp_rows=xp_rows))
+
+
+def test_require_all_or_any(half_paired):
+    train = half_paired.split("train")
+    both = DataSource(half_paired, require="all").samples("train")
+    either = DataSource(half_paired, require="any").samples("train")
+    np.testing.assert_array_equal(both, train[train < 150])
+    np.testing.assert_array_equal(either, train)
+    only_xp = DataSource(half_paired, require="any").samples("train", modalities=["xp"])
+    np.testing.assert_array_equal(only_xp, both)
+
+
+def test_labelled_subsets_nest(half_paired):
+    data = DataSource(half_paired, modalities=("lrs",), labels=("teff",))
+    labelled = data.samples("train", labelled_only=True)
+    assert np.isfinite(data.labels(labelled)).all()
+    few, more = (set(data.samples("train", n_labels=n).tolist()) for n in (20, 60))
+    assert len(few) == 20
+    assert few < more < set(labelled.tolist())
+    assert data.samples("train", n_labels=10**6).tolist() == labelled.tolist()
+
+
+def test_empty_split_says_why(tmp_path, make_store):
+    store = Store(make_store("few.h5", 1, object_id=["star 0"]))
+    data = DataSource(store)
+    empty = next(s for s in ("train", "validation", "test") if s != store.splits[0])
+    with pytest.raises(DataError, match=rf"the {empty} split of .*few\.h5 is empty \(0 usable samples"):
+        data.samples(empty)
+    path = tmp_path / "unlabelled.h5"
+    with StoreWriter(path, created_by="test") as writer:
+        writer.add_modality("lrs", info())
+        rows = writer.append("lrs", flux=spectra(50)[0])
+        ids = [str(i) for i in range(50)]
+        writer.set_samples(ids, ids, {"lrs": rows})
+        writer.set_label("teff", np.full(50, np.nan), "K", "none")
+    bare = DataSource(Store(path), modalities=("lrs",), labels=("teff",))
+    with pytest.raises(DataError, match="none has a label among teff"):
+        bare.samples("train", labelled_only=True)
+
+
+def test_unknown_names_list_what_there_is(half_paired):
+    with pytest.raises(DataError, match=r"modality 'hst': .* has lrs, xp"):
+        DataSource(half_paired, modalities=("hst",))
+    with pytest.raises(DataError, match=r"label 'age': .* has feh, teff"):
+        DataSource(half_paired, labels=("age",))
+    with pytest.raises(DataError, match="require is 'some'"):
+        DataSource(half_paired, require="some")
+
+
+def test_stores_that_cannot_be_mixed(make_store):
+    first = Store(make_store("a.h5", 50))
+    other = Store(make_store("b.h5", 50, start=50, lrs=info(frame="rest")))
+    with pytest.raises(DataError, match=r"b\.h5: frame of lrs is rest but heliocentric in .*a\.h5"):
+        DataSource([first, other])
+
+
+def test_arrays_for_evaluation(half_paired):
+    data = DataSource(half_paired, labels=("teff", "feh"), require="any")
+    samples = np.array([200, 3])
+    lrs, xp = (data.arrays(m, samples) for m in ("lrs", "xp"))
+    np.testing.assert_array_equal(lrs["flux"], spectra(300)[0][samples])
+    assert sorted(lrs) == ["flux", "ivar", "mask", "present", "snr"]
+    assert xp["present"].tolist() == [False, True]
+    assert not xp["mask"][0].any()
+    assert np.isfinite(xp["flux"]).all()
+    assert data.label_units == {"teff": "K", "feh": "dex"}
+    np.testing.assert_allclose(data.bounds("lrs", samples), [[30, np.nan], [30, np.nan]])
+    assert data.bounds("joint", samples) is None
+    np.testing.assert_array_equal(data.wave("lrs"), LRS.wave())
+    data.check_grid("xp", XP)
+    with pytest.raises(DataError, match="the XP encoder expects 343"):
+        data.check_grid("xp", 343, "the XP encoder")
+
+
+def test_content_hash_depends_on_stores_and_weights(make_store):
+    a, b = (Store(make_store(f"{s}.h5", 50, start=s)) for s in (0, 50))
+    hashes = {DataSource(s, weights=w).content_hash for s, w in ([a, None], [[a, b], None], [[a, b], [1, 2]])}
+    assert len(hashes) == 3
+    assert DataSource(a).content_hash == a.content_hash
+
+
+def test_bad_objects_are_written(make_store, tmp_path):
+    flux, _ = spectra(300)
+    flux[5] = np.nan
+    data = DataSource(Store(make_store(flux=flux)))
+    assert 5 not in data.samples("train")
+    assert data.write_bad_objects(tmp_path / "bad_objects.csv") == 1
+    assert (tmp_path / "bad_objects.csv").read_text().splitlines() == [
+        "object_id,obs_id,modality,reason",
+        "star 5,obs 5,lrs,fewer than half of its pixels are good",
+    ]
