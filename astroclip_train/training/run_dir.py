@@ -6,7 +6,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -40,15 +40,16 @@ def default_name(cfg: DictConfig, overrides: Sequence[str], config_dirs: Sequenc
     choices = cfg.get("choices") or {}
     words = [cfg.get("scale") or choices.get("scale"), choices.get("dataset"), f"s{cfg['run']['seed']}"]
     name = "-".join(re.sub(r"[^\w.]+", "_", str(w)) for w in words if w)
-    base = [o for o in map(normalise, overrides) if o.split("=")[0].lstrip("+~") in BASE_KEYS]
-    plain = compose(base, config_dirs, resolved=False)
-    further = differences(_resolved_identity(plain), command_identity(cfg))
+    base = tuple(o for o in map(normalise, overrides) if o.split("=")[0].lstrip("+~") in BASE_KEYS)
+    further = differences(_base_identity(base, tuple(map(str, config_dirs))), command_identity(cfg))
     changed = {key: there_here[1] for key, there_here in further.items()}
     return f"{name}-{fingerprint(changed)[:7]}" if changed else name
 
 
-def _resolved_identity(cfg: DictConfig) -> dict[str, Any]:
-    """Identity keys of a configuration that may lack mandatory values."""
+@lru_cache(maxsize=16)  # the jobs of a sweep share it
+def _base_identity(overrides: tuple[str, ...], config_dirs: tuple[str, ...]) -> dict[str, Any]:
+    """Identity keys of the plain command, which may lack mandatory values."""
+    cfg = compose(overrides, config_dirs, resolved=False)
     for key, value in flat(cfg).items():
         if value == "???" or (isinstance(value, str) and value.startswith("${") and _unresolvable(cfg, key)):
             OmegaConf.update(cfg, key, None, force_add=True)
