@@ -189,7 +189,7 @@ def _weighted(entry: Any, config_dirs: Sequence[str | Path]) -> Any:
     if "path" in content and "_target_" not in content:
         content = {**_named_dataset("store", config_dirs), **content}
     source = content.pop("dataset", content)
-    if isinstance(source, str):
+    if isinstance(source, str) and not source.startswith("${"):
         source = _named_dataset(source, config_dirs)
     return {"weight": weight, "dataset": source}
 

@@ -289,10 +289,11 @@ class _bar:
     """A progress bar on a terminal: `with _bar(True) as advance: advance(done, total)`."""
 
     def __init__(self, shown: bool) -> None:
+        from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         columns = (TextColumn("mock stars"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self.progress = Progress(*columns, disable=not shown)
+        self.progress = Progress(*columns, console=Console(stderr=True), disable=not shown)
 
     def __enter__(self) -> Callable[[int, int], None]:
         self.progress.start()
