@@ -6,10 +6,12 @@ _TEXTS = {
     "headline": """
         Large: {main}, biweight, with bootstrap error. Small: {small}. Bold marks the best
         single-survey value of a column. All on held-out test objects; the frozen head shown is
-        fixed in advance, not chosen by its result.""",
+        fixed in advance, not chosen by its result, and every method is held against the bound of
+        the surveys that it sees.""",
     "loss": """
         Training loss (faint: each logged step) and validation loss. Both should fall together; a
-        widening gap is overfitting. A contrastive loss at log(batch) has learned nothing.""",
+        widening gap is overfitting. InfoNCE can report at most log(batch); a gain is what a decoder
+        says about the spectrum beyond a full-covariance Gaussian.""",
     "probes": """
         Ridge (solid) and nearest-neighbour (dashed) probes of labelled validation objects: what the
         embedding knows about each label without having been given it. An effective rank that falls
@@ -44,8 +46,8 @@ _TEXTS = {
         The share of queries whose right answer is among the first k.""",
     "neighbours": """
         Left the query, right the true partner (thick, pale) under the three spectra ranked first.
-        Where the search fails, the answers should still be stars of like parameters.
-        Of long spectra only a quarter is shown.""",
+        Where the search fails, the answers should still be stars of like parameters. Of long
+        spectra only a quarter is shown.""",
     "translation": """
         χ² per pixel is 1 if only the noise of the observed spectrum is left. The rms of the mean
         spectrum is what a prediction without any input would leave.""",

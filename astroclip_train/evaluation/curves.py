@@ -69,12 +69,16 @@ def loss_figure(curves: Curves) -> Figure | None:
         if "/" in stage and "val_loss" in metrics:
             whole, task = stage.split("/", 1)
             grouped[whole][task] = metrics["val_loss"]
-    if not single and not grouped:
+    informed = {s: lines for s, m in curves.items() if (lines := _information(m))}
+    count = len(single) + len(grouped)
+    if not count:
         return None
-    drawn, panels = _panels(len(single) + len(grouped), height=2.5)
+    drawn, panels = _panels(count + len(informed), height=2.5)
+    for axes, (stage, lines) in zip(panels[count:], informed.items(), strict=True):
+        _information_panel(axes, stage, lines)
     for axes, (stage, metrics) in zip(panels, single.items(), strict=False):
         _stage_losses(axes, stage, metrics)
-    for axes, (stage, tasks) in zip(panels[len(single) :], grouped.items(), strict=True):
+    for axes, (stage, tasks) in zip(panels[len(single) : count], grouped.items(), strict=True):
         for i, (task, (steps, values)) in enumerate(sorted(tasks.items())):
             style = ("-", "--", ":")[i // len(COLOURS) % 3]
             axes.plot(steps, values, style, color=COLOURS[i % len(COLOURS)], label=task.replace("__", " · "))
@@ -95,16 +99,37 @@ def _stage_losses(axes: Axes, stage: str, metrics: dict[str, Line]) -> None:
                 axes.plot(steps[width - 1 :], smooth, color=COLOURS[0], label="training, running mean")
     if "val_loss" in metrics:
         axes.plot(*metrics["val_loss"], "o-", color=COLOURS[1], markersize=3.5, label="validation")
-    ceiling = metrics.get("ceiling") or metrics.get("val_ceiling")
-    if ceiling is not None:
-        level = float(np.median(ceiling[1]))
-        axes.axhline(level, color=GREY, linestyle=":", label="log(batch): nothing learned")
     values = np.concatenate([v for _, v in _losses(metrics).values()])
     values = values[np.isfinite(values)]
     if values.size and values.min() > 0 and values.max() > 30 * values.min():
         axes.set_yscale("log")
     axes.set(title=stage, xlabel="step", ylabel="loss")
     axes.legend()
+
+
+def _information(metrics: dict[str, Line]) -> dict[str, Line]:
+    """Validated information bounds of an alignment, in nats: InfoNCE, its ceiling, gains of decoders."""
+    keys = [
+        k for k in metrics if k.startswith("val_") and (k.endswith(("mi_bound", "ceiling")) or "_gain" in k)
+    ]
+    return {k: metrics[k] for k in keys}
+
+
+def _information_panel(axes: Axes, stage: str, lines: dict[str, Line]) -> None:
+    colours = iter(COLOURS * 3)
+    for key, (steps, values) in lines.items():
+        if key.endswith("ceiling"):
+            axes.plot(steps, values, ":", color=GREY, label="InfoNCE ceiling, log(batch)")
+        elif key.endswith("mi_bound"):
+            axes.plot(steps, values, "o-", markersize=3.5, color=next(colours), label="InfoNCE bound")
+        else:
+            name = key.split("gain_")[-1].replace("_to_", " → ").replace("_", " ")
+            axes.plot(steps, values, "o-", markersize=3.5, color=next(colours), label=f"gain, {name}")
+    values = np.concatenate([v for _, v in lines.values()])
+    if np.abs(values).max() > 100:
+        axes.set_yscale("symlog", linthresh=10)
+    axes.set(title=f"{stage}: information on validation pairs", xlabel="step", ylabel="nats")
+    axes.legend(fontsize=6.5)
 
 
 def probe_figure(curves: Curves) -> Figure | None:

@@ -103,7 +103,8 @@ def residual_figure(p: Prediction, against: str = "feh") -> Figure | None:
             if row is panels[-1]:
                 axes.set_xlabel(title)
         row[0].set_ylabel(f"Δ {label_title(label, p.units[label])}")
-    panels[0][0].legend(ncols=4, loc="lower left", bbox_to_anchor=(0, 1.0), borderaxespad=0.2)
+    if panels[0][0].get_legend_handles_labels()[0]:
+        panels[0][0].legend(ncols=4, loc="lower left", bbox_to_anchor=(0, 1.0), borderaxespad=0.2)
     return drawn
 
 
@@ -115,7 +116,7 @@ def _residual_panel(
         return
     rows = np.flatnonzero(ok)[:MOST_POINTS]
     axes.scatter(x[rows], residual[rows], s=3, color=GREY, alpha=0.35, linewidths=0)
-    edges = np.unique(np.quantile(x[ok], np.linspace(0, 1, 13)))
+    edges = np.unique(np.quantile(x[ok], np.linspace(0, 1, 1 + min(12, max(3, ok.sum() // 25)))))
     which = np.digitize(x, edges[1:-1])
     centres, bands, bounds = [], [], []
     for b in range(len(edges) - 1):

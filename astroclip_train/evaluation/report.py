@@ -80,8 +80,12 @@ def _environment(record: Any) -> list[tuple[str, str]]:
         return []
     rows = []
     for key, value in record.items():
-        text = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
-        rows.append((str(key), text))
+        if isinstance(value, dict):
+            text = ", ".join(f"{k} {v}" for k, v in value.items())
+        else:
+            text = " ".join(map(str, value)) if isinstance(value, list) else str(value)
+        if text:
+            rows.append((str(key).replace("_", " "), text))
     return rows
 
 

@@ -55,7 +55,7 @@ def headline_rows(predictions: list[Prediction], modality: str) -> list[tuple[st
     ):
         head = preferred_head(h for h, i in have if i == name)
         if head:
-            rows.append((title.format(head.upper() if head in ("mlp",) else head), head, name))
+            rows.append((title.format(head.upper() if head == "mlp" else head), head, name))
     rows += [
         (f"fine-tuned, {i.split('.')[-1]}", h, i)
         for h, i in sorted(have)
@@ -65,7 +65,7 @@ def headline_rows(predictions: list[Prediction], modality: str) -> list[tuple[st
     for name in joint:
         head = preferred_head(h for h, i in have if i == name)
         if head:
-            rows.append((f"both surveys ({name}), {head}", head, name))
+            rows.append((f"both surveys, {head.upper() if head == 'mlp' else head}", head, name))
     return rows
 
 
@@ -219,7 +219,8 @@ def timing_table(metrics: Tree) -> Table | None:
             stage, number(t["seconds"]), "–" if steps is None else f"{int(steps):,}",
             number(t["samples_per_second"]), *share, number(t.get("peak_memory_gb"), 2),
         ])  # fmt: skip
-    total = sum(t["seconds"] or 0.0 for t in metrics["timing"].values())
+    # the tasks of a stage, `heads/mlp__…`, are part of it
+    total = sum(t["seconds"] or 0.0 for stage, t in metrics["timing"].items() if "/" not in stage)
     if len(table.rows) > 1:
         table.rows.append(["all", number(total), "", "", "", "", ""])
     return table if table.rows else None

@@ -43,10 +43,8 @@ def _arrow(name: str) -> str:
 
 
 def _wave_title(arrays: Arrays, wave: NDArray[Any]) -> str:
-    if "wave_unit" in arrays:
-        unit = str(arrays["wave_unit"])
-    else:
-        unit = "Angstrom" if np.nanmax(wave) > 3000 else "nm"
+    guess = "Angstrom" if np.nanmax(wave) > 3000 else "nm"
+    unit = str(arrays.get("wave_unit", guess))
     return f"wavelength [{'Å' if unit.lower().startswith('ang') else unit}]"
 
 

@@ -148,7 +148,8 @@ def _write_embedding(path: Path, rng: np.random.Generator, truth: np.ndarray, sa
 
 
 def _write_curves(path: Path, rng: np.random.Generator) -> None:
-    columns = ["loss", "lr", "val_loss", "ceiling", *(f"probe_{k}_r2_{x}" for k in ("ridge", "knn") for x in LABELS),
+    columns = ["loss", "lr", "val_loss", "val_ceiling", "val_mi_bound",
+               *(f"probe_{k}_r2_{x}" for k in ("ridge", "knn") for x in LABELS),
                "probe_effective_rank", "pair_alignment", "pair_uniformity", "pair_modality_gap"]  # fmt: skip
     rows = ["stage,step," + ",".join(columns)]
     stages = ("lrs", "xp", "align", "heads/mlp__lrs.aligned", "heads/flow__lrs.aligned")
@@ -168,8 +169,6 @@ def _write_curves(path: Path, rng: np.random.Generator) -> None:
                         "pair_uniformity": -3 + decay,
                         "pair_modality_gap": decay,
                     }
-            if stage == "align":
-                values["ceiling"] = np.log(256)
             if not stage.startswith("heads") or "val_loss" in values:
                 rows.append(f"{stage},{step}," + ",".join(str(values.get(c, "")) for c in columns))
     (path / "metrics.csv").write_text("\n".join(rows) + "\n")
