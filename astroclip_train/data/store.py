@@ -1,9 +1,7 @@
 """A store: one or more HDF5 files of spectra, joined into samples, with labels, bounds and splits."""
 
 import hashlib
-import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -14,25 +12,12 @@ from ..randomness import object_hash
 from .checks import agree, check_grid, find_paths
 from .grids import Grid
 from .modality import ModalityInfo
-from .quality import REASONS, assess
 from .shard import Shard, content_hash, damaged
-from .slabs import SLAB_ROWS
 from .splits import SPLITS, fold_split, split_of
 from .store_writer import StoreWriter
+from .verdicts import BadObject, Verdicts
 
 __all__ = ["BadObject", "ModalityInfo", "Store", "StoreWriter", "check_grid", "find_paths"]
-
-logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class BadObject:
-    """A sample left out, and why."""
-
-    object_id: str
-    obs_id: str
-    modality: str
-    reason: str
 
 
 class Store:
@@ -56,7 +41,6 @@ class Store:
     ) -> None:
         self.paths = find_paths(paths)
         self.folds = folds
-        self.max_bad_fraction = max_bad_fraction
         self.shards = [Shard(path) for path in self.paths]
         first = self.shards[0]
         for shard in self.shards[1:]:
@@ -66,23 +50,23 @@ class Store:
         self._edges = np.cumsum([0, *(shard.n for shard in self.shards)])
         self.n = int(self._edges[-1])
         if self.n == 0:
-            raise DataError(f"{self._name} holds no samples.")
+            raise DataError(f"{self.name} holds no samples.")
         self.rows = {
             m: np.concatenate([s.numbers(f"sample/{m}_row") for s in self.shards]) for m in self.modalities
         }
         self.object_id = np.concatenate([shard.text("object_id") for shard in self.shards])
         self.obs_id = np.concatenate([shard.text("obs_id") for shard in self.shards])
         self._shard_of = np.repeat(np.arange(len(self.shards)), [shard.n for shard in self.shards])
-        self._reasons: dict[str, np.ndarray] = {}
-        self._told: set[tuple[str, ...]] = set()
+        self._verdicts = Verdicts(self, max_bad_fraction)
         unique, counts = np.unique(self.obs_id, return_counts=True)
         if len(unique) != self.n:
             raise DataError(
-                f"{self._name}: obs_id {unique[counts > 1][0]} occurs twice: remove one of the samples."
+                f"{self.name}: obs_id {unique[counts > 1][0]} occurs twice: remove one of the samples."
             )
 
     @property
-    def _name(self) -> str:
+    def name(self) -> str:
+        """The file, for messages."""
         return (
             str(self.paths[0])
             if len(self.paths) == 1
@@ -163,7 +147,7 @@ class Store:
         if modality not in self.modalities:
             have = ", ".join(self.modalities)
             raise DataError(
-                f"{self._name} has no modality {modality!r} (it has {have}), which {reader} needs."
+                f"{self.name} has no modality {modality!r} (it has {have}), which {reader} needs."
             )
 
     def has(self, modality: str, column: str) -> bool:
@@ -269,61 +253,15 @@ class Store:
         Raises:
             DataError: a larger share than `max_bad_fraction` is bad.
         """
-        names = tuple(self.modalities if modalities is None else modalities)
-        bad = np.zeros(self.n, dtype=bool)
-        for m in names:
-            bad |= self.reasons(m) > 0
-        if names not in self._told and bad.any():
-            self._told.add(names)
-            self._tell(bad, names)
-        if bad.mean() > self.max_bad_fraction:
-            raise DataError(
-                f"{self._name}: {int(bad.sum())} of {self.n} samples are bad ({self._summary(names)}), "
-                f"more than data.max_bad_fraction={self.max_bad_fraction:g}: check the reader or raise it."
-            )
-        return bad
+        return self._verdicts.bad(tuple(self.modalities if modalities is None else modalities))
 
     def bad_objects(self, modalities: Sequence[str] | None = None) -> list[BadObject]:
         """Every bad sample with its modality and reason."""
-        names = self.modalities if modalities is None else modalities
-        return [
-            BadObject(str(self.object_id[i]), str(self.obs_id[i]), m, REASONS[self.reasons(m)[i]])
-            for m in names
-            for i in np.flatnonzero(self.reasons(m))
-        ]
+        return self._verdicts.listed(tuple(self.modalities if modalities is None else modalities))
 
     def reasons(self, modality: str) -> np.ndarray:
         """Why each sample is bad in a modality, an index into `quality.REASONS`, uint8 (N,); 0 if absent."""
-        if modality not in self._reasons:
-            samples = np.arange(self.n)
-            if self.has(modality, "quality"):
-                self._reasons[modality] = self.read(modality, samples, ("quality",))["quality"]
-            else:
-                parts = [
-                    self._assess(modality, samples[i : i + SLAB_ROWS]) for i in range(0, self.n, SLAB_ROWS)
-                ]
-                self._reasons[modality] = np.concatenate(parts)
-        return self._reasons[modality]
-
-    def _assess(self, m: str, samples: np.ndarray) -> np.ndarray:
-        part = self.read(m, samples)
-        reason = assess(part["flux"], part.get("ivar"), part.get("mask"), self.modalities[m])
-        return np.where(self.rows[m][samples] >= 0, reason, 0).astype(np.uint8)
-
-    def _summary(self, names: Sequence[str]) -> str:
-        parts = []
-        for m in names:
-            counts = np.bincount(self.reasons(m), minlength=len(REASONS))
-            parts += [f"{m}: {counts[i]} because {REASONS[i]}" for i in range(1, len(REASONS)) if counts[i]]
-        return "; ".join(parts)
-
-    def _tell(self, bad: np.ndarray, names: Sequence[str]) -> None:
-        ids = [str(name) for name in self.obs_id[bad]]
-        more = f" and {len(ids) - 10} more" if len(ids) > 10 else ""
-        logger.warning(
-            "%s: %d of %d samples left out (%s): %s%s",
-            self._name, len(ids), self.n, self._summary(names), ", ".join(ids[:10]), more,
-        )  # fmt: skip
+        return self._verdicts.reasons(modality)
 
     def open(self) -> None:
         """Opens this process's files, which the first access does otherwise."""
