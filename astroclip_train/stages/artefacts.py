@@ -9,13 +9,12 @@ from torch import Tensor
 
 from ..data.mock.labels import LABELS
 from ..evaluation.bounds import crb_of_store
+from ..evaluation.calibration import sample_pit, sample_quantiles
 from ..evaluation.retrieval import cross_retrieval, oracle_ranks
 from ..files import atomic_write
 
 __all__ = ["oracle_pair", "write_crb", "write_embedding", "write_predictions", "write_retrieval", "write_spectra", "write_translation"]
 
-QUANTILES = (0.025, 0.16, 0.5, 0.84, 0.975)
-SPECTRA = 400
 
 
 def _save(path: Path, **arrays: Any) -> None:
@@ -66,10 +65,9 @@ def write_predictions(
         if answer.std is not None:
             stds.append(_numpy(answer.std))
         if answer.samples is not None:
-            levels = torch.tensor(QUANTILES, dtype=answer.samples.dtype, device=device)
-            quantiles.append(_numpy(answer.samples.quantile(levels, dim=1).permute(1, 2, 0)))
-            below = (answer.samples < labels[:, None, :]).float().mean(1)
-            pits.append(_numpy(torch.where(torch.isfinite(labels), below, torch.nan)))
+            drawn = _numpy(answer.samples)
+            quantiles.append(sample_quantiles(drawn).astype(np.float32))
+            pits.append(sample_pit(drawn, _numpy(labels)).astype(np.float32))
             densities.append(_numpy(system.head.log_prob(features, labels)))
     modalities = input_modalities(name)
     joined = lambda rows: np.concatenate(rows) if rows else None  # noqa: E731
@@ -129,11 +127,10 @@ def write_translation(run: Path, source: Any, samples: np.ndarray, origin: str, 
 
 
 def write_spectra(run: Path, source: Any, samples: np.ndarray, modality: str) -> None:
-    """Test spectra for overplotting retrieved ones."""
-    few = samples[:SPECTRA] if len(samples) > 5 * SPECTRA else samples
+    """The gallery's spectra, for overplotting retrieved ones; float16 is enough for a plot."""
     info = source.infos[modality]
-    flux = source.arrays(modality, few)["flux"].astype(np.float32)
-    _save(run / "spectra" / f"{modality}.npz", wave=info.grid.wave(), flux=flux, sample=few, wave_unit=info.grid.unit)
+    flux = source.arrays(modality, samples)["flux"].astype(np.float16)
+    _save(run / "spectra" / f"{modality}.npz", wave=info.grid.wave(), flux=flux, sample=samples, wave_unit=info.grid.unit)
 
 
 def write_embedding(run: Path, source: Any, samples: np.ndarray, name: str, rows: Tensor) -> None:

@@ -88,7 +88,9 @@ def evaluate(context: RunContext, chosen: list[Stage]) -> Path | None:
     timing |= {f"{n}/{t}": v for n, r in finished.items() if r for t, v in r.get("tasks", {}).items()}
     timing["evaluation"] = {"seconds": time.perf_counter() - start}
     write_json(context.path / "timing.json", timing)
-    assemble(context.path)
+    surveys = {info.survey for stage in chosen for info in stage.source.infos.values()}
+    write_json(context.path / "data.json", {"surveys": sorted(surveys)})
+    assemble(context.path, replicates=int(context.config["evaluation"]["bootstrap"]))
     if context.config["evaluation"].get("report", True):
         render_report(context.path)
     write_json(state, {"fingerprint": mark})

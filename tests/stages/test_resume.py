@@ -1,0 +1,87 @@
+"""The whole recipe, killed again and again, gives the losses of the run that nobody disturbed."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+COMMAND = [sys.executable, "-m", "astroclip_train.cli.train", "+experiment=specclip", "scale=tiny", "evaluation.report=false"]
+OVERRIDES = [f"stages.{s}.trainer.{k}=1" for s in ("lrs", "xp", "align", "heads") for k in ("log_every_steps",)]
+LIMIT = 400
+
+
+def start(root: Path, *more: str) -> subprocess.Popen:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [*COMMAND, *OVERRIDES, f"run.root={root}", f"data.cache_root={root.parent / 'cache'}", *more]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def finish(root: Path, *more: str) -> Path:
+    process = start(root, *more)
+    out, err = process.communicate(timeout=LIMIT)
+    assert process.returncode == 0, err
+    return Path(out.strip().splitlines()[-1])
+
+
+def only_run(root: Path) -> Path:
+    runs = [p for p in (root / "specclip").iterdir() if p.is_dir()]
+    assert len(runs) == 1, runs
+    return runs[0]
+
+
+def rows(run: Path) -> int:
+    file = run / "metrics.csv"
+    return file.read_text().count("\n") if file.exists() else 0
+
+
+def kill_when(root: Path, target: int, *more: str) -> None:
+    """Starts the command and sends SIGKILL once metrics.csv has so many rows."""
+    process = start(root, *more)
+    end = time.monotonic() + LIMIT
+    while process.poll() is None and time.monotonic() < end:
+        if (root / "specclip").exists() and rows(only_run(root)) >= target:
+            break
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return finish(tmp_path_factory.mktemp("resume") / "whole")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 2])
+def test_killed_recipe_is_the_same_recipe(whole: Path, workers: int) -> None:
+    total = rows(whole)
+    root = whole.parents[1].parent / f"killed{workers}"
+    choose = random.Random(workers)
+    for target in sorted(choose.sample(range(3, total - 3), 4)):
+        kill_when(root, target, f"data.num_workers={workers}")
+    run = finish(root, f"data.num_workers={workers}")
+    assert (run / "metrics.csv").read_text() == (whole / "metrics.csv").read_text()
+    for file in sorted((whole / "predictions").glob("*.npz")):
+        mine, other = np.load(run / "predictions" / file.name), np.load(file)
+        for key in other.files:
+            assert np.array_equal(mine[key], other[key], equal_nan=other[key].dtype.kind == "f"), (file.name, key)
+
+
+@pytest.mark.slow
+def test_finished_run_says_so_and_a_second_run_reuses_its_stages(whole: Path) -> None:
+    root = whole.parents[1]
+    process = start(root)
+    out, err = process.communicate(timeout=LIMIT)
+    assert process.returncode == 0
+    assert "is finished" in out + err
+    process = start(root, "run.stages=[lrs,xp,align]", "stages.align.objective.objectives.contrastive.temperature=0.1")
+    out, err = process.communicate(timeout=LIMIT)
+    assert process.returncode == 0, err
+    assert "stage lrs: already trained in" in err
+    assert "stage align: already" not in err
