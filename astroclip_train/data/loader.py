@@ -5,7 +5,9 @@ import itertools
 import signal
 import warnings
 import weakref
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -67,11 +69,23 @@ class Loader:
 
     def __iter__(self) -> Iterator[Batch]:
         if self.num_workers == 0:
-            for request in self.requests():
-                yield from map(self._pinned, self._windows.cut(request, self._windows[request]))
+            for request, window in self._read_ahead():
+                yield from map(self._pinned, self._windows.cut(request, window))
             return
         for request, window in zip(self.requests(), self._worker_windows(), strict=False):
             yield from self._windows.cut(request, window)
+
+    def _read_ahead(self) -> Iterator[tuple[Request, Batch]]:
+        """Windows, the next one read by a thread while the last is used; reading holds no Python lock."""
+        self.source.open()  # here, so that no two threads do
+        with ThreadPoolExecutor(1, thread_name_prefix="window") as pool:
+            coming: deque[tuple[Request, Future[Batch]]] = deque()
+            for request in self.requests():
+                coming.append((request, pool.submit(self._windows.__getitem__, request)))
+                if len(coming) > 1:
+                    yield _finished(*coming.popleft())
+            while coming:
+                yield _finished(*coming.popleft())
 
     def _worker_windows(self) -> Iterator[Batch]:
         if self._workers is not None:
@@ -132,7 +146,8 @@ class _Windows(Dataset):
 
     def cut(self, request: Request, window: Batch) -> Iterator[Batch]:
         """The batches of a window, as views of it."""
-        edges = np.cumsum([0, *(len(part) for part in self.samples(request))])
+        sizes = (self.sampler.size(i) for i in range(*request[1:]))
+        edges = np.cumsum([0, *(len(range(self.rank, size, self.world_size)) for size in sizes)])
         for low, high in itertools.pairwise(edges):
             yield {k: v if k == "epoch" else v[low:high] for k, v in window.items()}
 
@@ -179,6 +194,10 @@ def _close(loader: "weakref.ref[Loader]") -> None:
     alive = loader()
     if alive is not None:
         alive.close()
+
+
+def _finished(request: Request, window: "Future[Batch]") -> tuple[Request, Batch]:
+    return request, window.result()
 
 
 def _same(window: Any) -> Any:

@@ -71,15 +71,21 @@ class BlockSampler:
         """Batch i of an epoch."""
         return self.order(epoch)[i * self.batch_size : (i + 1) * self.batch_size]
 
+    def size(self, i: int) -> int:
+        """Samples in batch i of any epoch."""
+        return min(self.batch_size, sum(self.quotas) - i * self.batch_size)
+
     def window_end(self, i: int) -> int:
         """The first batch behind the window that batch i of an epoch is in."""
         return min((i // self.window_batches + 1) * self.window_batches, self.batches_per_epoch)
 
     def order(self, epoch: int) -> np.ndarray:
         """The samples of an epoch in their order; the last one asked for is kept."""
-        if self._epoch is None or self._epoch[0] != epoch:
-            self._epoch = (epoch, self._shuffled(epoch) if self.shuffle else np.concatenate(self.parts))
-        return self._epoch[1]
+        kept = self._epoch  # taken once, because a thread that reads ahead may replace it
+        if kept is None or kept[0] != epoch:
+            kept = (epoch, self._shuffled(epoch) if self.shuffle else np.concatenate(self.parts))
+            self._epoch = kept
+        return kept[1]
 
     def _shuffled(self, epoch: int) -> np.ndarray:
         rng = self._generator("epoch", epoch)

@@ -248,6 +248,11 @@ class DataSource:
         samples = np.sort(np.asarray(samples, dtype=np.int64))
         return np.split(samples, np.searchsorted(samples, self._edges[1:-1]))
 
+    def open(self) -> None:
+        """Opens this process's files."""
+        for store in self.stores:
+            store.open()
+
     def close(self) -> None:
         """Closes this process's files, as before workers are started."""
         for store in self.stores:
