@@ -45,11 +45,11 @@ ELEMENTS: dict[str, Element] = {
 
 # Hydrogen: vacuum wavelength in Å, lower level, oscillator strength, coefficient C of the Stark wing C·α^(−5/2).
 HYDROGEN: tuple[tuple[float, int, float, float], ...] = (
-    (6564.61, 2, 0.6407, 1.3e-3),
-    (4862.71, 2, 0.1193, 3.6e-3),
-    (4341.69, 2, 0.04467, 4.8e-3),
+    (6564.61, 2, 0.6407, 1.2e-3),
+    (4862.71, 2, 0.1193, 3.0e-3),
+    (4341.69, 2, 0.04467, 4.5e-3),
     (4102.90, 2, 0.02209, 7.0e-3),
-    (3971.20, 2, 0.01270, 9.0e-3),
+    (3971.20, 2, 0.01270, 1.1e-2),
     (3890.17, 2, 0.008036, 1.2e-2),
     (3836.48, 2, 0.005429, 1.5e-2),
     (3798.98, 2, 0.003851, 1.8e-2),
@@ -75,10 +75,10 @@ class Band:
 
 
 BANDS: tuple[Band, ...] = (
-    Band("CH", ((4315.5, -9.0, 1.0), (4304.0, -14.0, 0.8), (4298.0, -16.0, 0.5), (3901.0, -12.0, 0.6))),
-    Band("CN", ((3884.5, -16.0, 1.0), (3872.5, -12.0, 0.6), (4217.2, -18.0, 0.25), (4198.0, -12.0, 0.12))),
+    Band("CH", ((4315.5, -9.0, 4.5), (4304.0, -14.0, 1.0), (3901.0, -12.0, 0.6))),
+    Band("CN", ((3884.5, -16.0, 1.0), (3872.5, -12.0, 0.6), (4217.2, -18.0, 0.31), (4198.0, -12.0, 0.60))),
     Band("C2", ((5166.7, -55.0, 1.0), (4738.5, -45.0, 0.6), (5637.0, -60.0, 0.5), (4716.0, -25.0, 0.3))),
-    Band("MgH", ((5212.5, -45.0, 1.0), (4846.0, -40.0, 0.25), (5622.0, -40.0, 0.15))),
+    Band("MgH", ((5212.5, -45.0, 4.5), (4846.0, -40.0, 0.25), (5622.0, -40.0, 0.15))),
     Band(
         "TiO",
         (
@@ -103,13 +103,17 @@ BANDS: tuple[Band, ...] = (
 
 @dataclass(frozen=True)
 class LineList:
-    """Atomic lines as arrays of shape (L,): vacuum Å, element index, ion stage 0 or 1, lower level in eV, log gf."""
+    """Atomic lines as arrays of shape (L,): vacuum Å, element index, ion stage 0 or 1, lower level in eV, log gf.
+
+    `strong` (S,) are the lines whose damping wings are followed.
+    """
 
     wave: np.ndarray
     element: np.ndarray
     stage: np.ndarray
     excitation: np.ndarray
     log_gf: np.ndarray
+    strong: np.ndarray
 
     def __len__(self) -> int:
         return len(self.wave)
@@ -117,7 +121,10 @@ class LineList:
 
 @cache
 def line_list() -> LineList:
-    """The atomic lines of `lines.csv`: laboratory wavelengths in vacuum, astrophysical log gf."""
+    """The atomic lines of `lines.csv`: laboratory wavelengths in vacuum and effective log gf.
+
+    The log gf stand for blends at R = 1800, too: laboratory values were shifted, by at most 1 dex, until the model
+    followed LAMOST spectra of A, F and G stars."""
     text = resources.files(__package__).joinpath("lines.csv").read_text(encoding="utf-8")
     rows = [row.split(",") for row in text.splitlines()[1:]]
     names = list(ELEMENTS)
@@ -128,4 +135,5 @@ def line_list() -> LineList:
         stage=np.array([len(roman) - 1 for _, roman in species]),
         excitation=np.array([float(row[2]) for row in rows]),
         log_gf=np.array([float(row[3]) for row in rows]),
+        strong=np.flatnonzero([row[4] == "1" for row in rows]),
     )

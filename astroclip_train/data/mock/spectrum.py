@@ -9,14 +9,14 @@ from torch import Tensor
 from .atmosphere import continuum, log_ratio_planck
 from .extinction import extinction_curve
 from .lines import BANDS, HYDROGEN, line_list
-from .strengths import Star, Strengths, line_strengths, strong_lines
+from .strengths import Star, Strengths, line_strengths
 
 __all__ = ["CORE_WIDTH", "Spectrum", "model_spectrum", "wave_nodes"]
 
 _LIGHT = 2.99792458e5  # km/s
 CORE_WIDTH = 35.0  # km/s, σ of the profile that carries a line's equivalent width before the instrument
 _WING_CORE = 60.0  # km/s, inside which a damping wing is flat: the Doppler core is there
-_STARK_CORE = 1.0  # Å, the same for the Stark wings of hydrogen
+_STARK_CORE = 1.8  # Å, the same for the Stark wings of hydrogen
 _SURFACE = 0.81  # temperature at the surface over the effective one, (½)^(1/4) warmed by lines
 
 
@@ -107,7 +107,7 @@ class Spectrum:
         self.wave = np.asarray(wave, dtype=np.float64)
         width = np.broadcast_to(np.asarray(core_width, dtype=np.float64), self.wave.shape)
         lines = line_list()
-        strong = lines.wave[strong_lines()]
+        strong = lines.wave[lines.strong]
         low, high = self.wave.min(), self.wave.max()
         near = (lines.wave > low * (1 - 2e-3 * width.max() / 35)) & (
             lines.wave < high * (1 + 2e-3 * width.max() / 35)

@@ -269,7 +269,7 @@ class MockStars:
             medium="vacuum",
             frame="heliocentric",
             resolution=f"R={self.resolution:g}",
-            normalisation=("continuum",),
+            normalisation=("continuum_polynomial",),
         )
 
 

@@ -11,13 +11,12 @@ from .atmosphere import LN10, Layer, abundance_shift, layer, log_saha, opacity
 from .labels import LABELS
 from .lines import BANDS, ELEMENTS, HYDROGEN, line_list
 
-__all__ = ["Star", "Strengths", "line_strengths", "strong_lines"]
+__all__ = ["Star", "Strengths", "line_strengths"]
 
-_LIGHT = 2.99792458e5  # km/s
 _LINE_DEPTH, _DEEP = 0.12, 2 / 3  # optical depths where lines and continuum form
-_STRONG = 60  # lines whose damping wings are followed
 _BINS = 400.0  # Å, step at which the opacity under the lines is taken
-_WING_CORE = 60.0  # km/s, inside which a damping wing is flat: the Doppler core is there
+# Factors that bring lines of one layer to the observed strengths: a real line forms over many.
+_CORE, _WING, _STARK = 2.1, 0.45, 1.5
 
 
 class Star:
@@ -66,17 +65,6 @@ class Strengths:
         return torch.cat([self.core, self.wing, self.hydrogen, self.band, self.haze], dim=1)
 
 
-def strong_lines() -> np.ndarray:
-    """Indices (S,) of the lines with the highest opacity at 4800 K in solar proportions."""
-    lines = line_list()
-    elements = list(ELEMENTS.values())
-    abundance = np.array([elements[e].abundance for e in lines.element])
-    ionised = np.array([elements[e].ionisation[0] for e in lines.element])
-    stage = np.where(lines.stage == 0, -np.maximum(0.0, (8.0 - ionised)), 0.0)
-    score = abundance + lines.log_gf - 1.05 * lines.excitation + stage
-    return np.sort(np.argsort(-score, kind="stable")[:_STRONG])
-
-
 class _Tables:
     """Constants of the line list as tensors of one dtype and device."""
 
@@ -102,7 +90,7 @@ class _Tables:
         self.element = torch.as_tensor(lines.element, device=device)
         nodes, inverse = np.unique(np.round(lines.wave / _BINS), return_inverse=True)
         self.nodes, self.node = tensor(nodes * _BINS), torch.as_tensor(inverse, device=device)
-        self.strong = torch.as_tensor(strong_lines(), device=device)
+        self.strong = torch.as_tensor(lines.strong, device=device)
         self.wave = tensor(lines.wave)
         self.h_wave = tensor([h[0] for h in HYDROGEN])
         self.h_level = tensor([h[1] for h in HYDROGEN])
@@ -150,12 +138,12 @@ def line_strengths(star: Star) -> Strengths:
     kappa = opacity(star.line, t.nodes)[:, t.node]
     log_eta = t.constant + metals + _stages(star, t)[:, t.species] - theta * t.excitation - kappa
     eta = torch.exp(LN10 * log_eta) / doppler
-    core = 1.5 * 1.7725 * doppler * eta / torch.sqrt(1 + 0.7854 * eta**2 / torch.log(math.e + eta))
+    core = _CORE * 1.7725 * doppler * eta / torch.sqrt(1 + 0.7854 * eta**2 / torch.log(math.e + eta))
     density = torch.exp(LN10 * (star.line.log_gas + 15.8598)) / temperature  # particles in cm³
     gamma = 2e8 + 10**-7.55 * density * (temperature / 5000.0) ** 0.3
     s = t.strong
     width = gamma * t.wave[s] * 1e-13 / 12.566  # km/s
-    wing = 0.3 * width * eta[:, s] * doppler[:, s] / 1.7725
+    wing = _WING * width * eta[:, s] * doppler[:, s] / 1.7725
     weak = 0.45 * label["feh"] + 1.8 * (theta - 1.004)
     haze = torch.sigmoid((7300 - label["teff"]) / 700) * torch.exp(LN10 * weak)
     return Strengths(core, wing, _hydrogen_strengths(star, t), _band_strengths(star), haze)
@@ -168,7 +156,9 @@ def _hydrogen_strengths(star: Star, t: _Tables) -> Tensor:
     neutral = -torch.log10(1 + torch.exp(LN10 * (log_saha(theta, 13.598, -0.30103) - state.log_electron)))
     level = 2 * torch.log10(t.h_level) - 13.598 * (1 - 1 / t.h_level**2) * theta
     kappa = opacity(state, t.h_wave)
-    return 1.5 * torch.exp(LN10 * (t.stark + level + neutral + electrons - kappa))
+    # Excited hydrogen sits deep and hot, the more so the cooler the star: more of it than one layer has.
+    level = level + 0.3 * torch.nn.functional.softplus(10.0 * (theta - 0.75))
+    return _STARK * torch.exp(LN10 * (t.stark + level + neutral + electrons - kappa))
 
 
 # For each molecule: log₁₀ of the optical depth at θ = 1.05, log P = 4.7; its dissociation energy in eV; powers of
