@@ -184,7 +184,9 @@ def _tasks(name: str, stage: Mapping[str, Any]) -> None:
                 f"{key}.finetune=true needs inputs <modality>.single, not {listing(node['inputs'])}."
             )
         if node.get("lora") and not node.get("finetune"):
-            raise ConfigError(f"{key}.lora needs {key}.finetune=true: it says how the encoder is trained along.")
+            raise ConfigError(
+                f"{key}.lora needs {key}.finetune=true: it says how the encoder is trained along."
+            )
         seen.append(task)
     for text in stage.get("embeddings") or ():
         _input(text, f"{where}.embeddings", where, stage)

@@ -63,7 +63,8 @@ def _build(node: Mapping[str, Any], where: str, extra: Mapping[str, Any]) -> Any
     given = {k: v for k, v in node.items() if k not in ("_target_", "_partial_")}
     arguments = {k: _value(v, f"{where}.{k}".lstrip(".")) for k, v in given.items()}
     arguments.update(extra)
-    check_arguments(factory, arguments, where or str(node["_target_"]), supplied=None)
+    later = tuple(arguments_of(factory)[0]) if node.get("_partial_") else None
+    check_arguments(factory, arguments, where or str(node["_target_"]), supplied=later)
     if node.get("_partial_"):
         return _Partial(factory, arguments)
     try:
@@ -123,6 +124,11 @@ def locate(target: Any, where: str = "") -> Callable[..., Any]:
         raise ConfigError(f"{name}={target} does not exist: {advice}") from error
     if not callable(found) or inspect.ismodule(found):
         raise ConfigError(f"{name}={target} cannot be called: name a class or function.")
+    home = str(getattr(found, "__module__", None) or module_name).split(".")[0]
+    if home not in {prefix.split(".")[0] for prefix in allowed_prefixes()}:
+        raise ConfigError(
+            f"{name}={target} comes from {home}, which is not allowed: name a class of {module_name} itself."
+        )
     return found
 
 
@@ -187,8 +193,6 @@ def check_arguments(
             near = difflib.get_close_matches(str(name), list(named), n=1)
             advice = f"did you mean {where}.{near[0]}?" if near else f"it takes {', '.join(sorted(named))}."
             raise ConfigError(f"{where}.{name} is not an argument of {label}: {advice}")
-    if supplied is not None and not set(supplied) <= set(named) | set(given) and not open_ended:
-        supplied = [s for s in supplied if s in named]
     needed = [
         n for n, p in named.items() if p.default is p.empty and n not in given and n not in (supplied or ())
     ]

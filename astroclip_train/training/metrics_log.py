@@ -3,7 +3,7 @@
 import csv
 import io
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -80,18 +80,22 @@ class MetricsLog:
         return max((s for name, s in self.rows if name == stage), default=None)
 
     def _line(self, key: tuple[str, int]) -> str:
-        out = io.StringIO()
         row = self.rows[key]
-        csv.writer(out, lineterminator="\n").writerow([*key, *(row.get(c, "") for c in self.columns[2:])])
-        return out.getvalue()
+        return _csv([*key, *(row.get(c, "") for c in self.columns[2:])])
 
     def _rewrite(self) -> None:
-        header = ",".join(self.columns) + "\n"
+        header = _csv(self.columns)
         lines = [self._line(key) for key in self.rows]
         write_text(self.path, header + "".join(lines))
         self._end = len((header + "".join(lines)).encode())
         last = list(self.rows)[-1:] if self.rows else []
         self._last = (last[0], self._end - len(lines[-1].encode())) if last else None
+
+
+def _csv(values: Sequence[Any]) -> str:
+    out = io.StringIO()
+    csv.writer(out, lineterminator="\n").writerow(values)
+    return out.getvalue()
 
 
 def _text(value: Any) -> str:

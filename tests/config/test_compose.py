@@ -23,7 +23,10 @@ def test_every_spelling_of_experiment_is_accepted(spelling):
 
 
 def test_scale_switches_all_stages_and_sizes_by_scale():
-    tiny, paper = compose(["+experiment=specclip", "scale=tiny"]), compose(["+experiment=specclip", "scale=paper"])
+    tiny, paper = (
+        compose(["+experiment=specclip", "scale=tiny"]),
+        compose(["+experiment=specclip", "scale=paper"]),
+    )
     assert (tiny.stages.lrs.encoder.width, paper.stages.lrs.encoder.width) == (16, 768)
     assert (tiny.stages.align.heads.xp.hidden, paper.stages.align.heads.xp.hidden) == (24, 1160)
     assert paper.stages.align.trainer.max_steps == 10_000

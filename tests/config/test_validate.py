@@ -128,7 +128,11 @@ def test_every_variant_is_valid(choice):
         ["encoder@stages.xp.encoder=xp_transformer_tiny", "objective@stages.xp.objective=masked_xp_tiny"],
         ["encoder@stages.lrs.encoder=lrs_autoencoder_tiny", "objective@stages.lrs.objective=autoencode"],
         ["pooling@stages.heads.pooling.lrs=attention"],
-        ["scheduler@stages.lrs.scheduler=constant", "optimizer@stages.lrs.optimizer=sgd", "optimizer@stages.align.optimizer=adam"],
+        [
+            "scheduler@stages.lrs.scheduler=constant",
+            "optimizer@stages.lrs.optimizer=sgd",
+            "optimizer@stages.align.optimizer=adam",
+        ],
         ["logger=wandb_offline", "callbacks=timer"],
         ["vars.mine=3", "labels.n=100"],
     ],
@@ -149,7 +153,9 @@ def test_structure_is_checked_without_torch(tmp_path):
         "validate_structure(compose(['+experiment=specclip']))\n"
         "print('torch' in sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True
+    )
     assert done.stdout.strip() == "False"
 
 
@@ -182,4 +188,6 @@ def test_schema_fields_are_documented():
                 continue
             for field, after in zip(node.body[1:], [*node.body[2:], None], strict=True):
                 if isinstance(field, ast.AnnAssign):
-                    assert isinstance(after, ast.Expr), f"{node.name}.{ast.unparse(field.target)} has no docstring"
+                    assert isinstance(after, ast.Expr), (
+                        f"{node.name}.{ast.unparse(field.target)} has no docstring"
+                    )
