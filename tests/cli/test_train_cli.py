@@ -24,7 +24,7 @@ def run(*words, cwd, **more):
 
 
 def loaded(words, cwd):
-    code = f"import sys; from astroclip_train.cli.train import main; main({words!r}); print(*sorted(sys.modules), file=sys.stderr)"
+    code = f"import sys; from astroclip_train.cli.train import main; main({words!r}); print(*sys.modules, file=sys.stderr)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=cwd, check=True)
     return set(done.stderr.split())
 
@@ -69,14 +69,8 @@ def test_help_finds_a_users_folder(tmp_path, capsys):
 
 
 def test_a_reader_that_leaves_is_no_error(tmp_path):
-    pipe = subprocess.run(
-        f"{' '.join(COMMAND)} {' '.join(TINY)} --cfg job | head -1",
-        shell=True,
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        check=False,
-    )
+    line = f"{' '.join(COMMAND)} {' '.join(TINY)} --cfg job | head -1"
+    pipe = subprocess.run(line, shell=True, capture_output=True, text=True, cwd=tmp_path, check=False)
     assert "Traceback" not in pipe.stderr
     assert pipe.stdout.count("\n") == 1
 
@@ -109,14 +103,17 @@ def test_no_job_starts_before_all_are_valid(tmp_path, monkeypatch):
 
 
 def test_a_failing_job_is_recorded_and_the_others_go_on(tmp_path, monkeypatch, capsys):
+    """The jobs are real processes, of a stand-in for the interpreter that ends as the seed says."""
+    stand_in = tmp_path / "interpreter"
+    stand_in.write_text(
+        '#!/bin/sh\necho "$@" >> started\ncase "$*" in *run.seed=1*) exit 2;; *run.seed=2*) kill -9 $$;; esac\n'
+    )
+    stand_in.chmod(0o755)
     monkeypatch.chdir(tmp_path)
-    codes = iter([0, 2, -9, 0])
-    monkeypatch.setattr(subprocess.Popen, "wait", lambda self, timeout=None: next(codes))
-    monkeypatch.setattr(subprocess.Popen, "__init__", lambda self, command, env: started.append(command))
-    monkeypatch.setattr(subprocess.Popen, "__del__", lambda self: None)
-    started: list = []
+    monkeypatch.setattr(sys, "executable", str(stand_in))
     assert multirun([*TINY, "run.seed=0,1,2,3"]) == 1
-    assert [c[-1] for c in started] == [f"run.seed={i}" for i in range(4)]
+    started = (tmp_path / "started").read_text().splitlines()
+    assert [line.split()[-1] for line in started] == [f"run.seed={i}" for i in range(4)]
     told = capsys.readouterr().err
     assert "2 of 4 jobs done" in told
     assert "failed with exit code 2: run.seed=1" in told

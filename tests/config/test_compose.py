@@ -69,10 +69,8 @@ def test_user_folder_stands_beside_the_packaged_one(tmp_path):
 
 
 def test_stage_datasets_by_name_path_and_weight():
-    cfg = compose(
-        ["+experiment=specclip", "scale=tiny", "stages.lrs.dataset=[mock_stars,{path: a.h5, weight: 0.5}]"]
-        + ["stages.xp.dataset=mock_stars"]
-    )
+    several = "stages.lrs.dataset=[mock_stars,{path: a.h5, weight: 0.5}]"
+    cfg = compose(["+experiment=specclip", "scale=tiny", several, "stages.xp.dataset=mock_stars"])
     first, second = cfg.stages.lrs.dataset
     assert (first.weight, first.dataset.n) == (1.0, cfg.dataset.n)
     assert (second.weight, second.dataset.path) == (0.5, "a.h5")

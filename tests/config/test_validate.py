@@ -51,7 +51,7 @@ WRONG = [
     ([S, "stages.lrs.scheduler.warmup_steps=99999"], "is longer than trainer.max_steps="),
     ([S, "stages.lrs.trainer.accumulate=7"], "is not divisible by accumulate=7"),
     ([S, f"{ALIGN}.objective.temperature=15.5"], "it is 1 / logit scale: a scale of 15.5 is temperature=0.06452."),
-    ([S, f"{ALIGN}.encoders.lrs.from=lsr"], "is neither a stage nor an existing checkpoint or folder: did you mean lrs?"),
+    ([S, f"{ALIGN}.encoders.lrs.from=lsr"], "nor an existing checkpoint or folder: did you mean lrs?"),
     ([S, f"{ALIGN}.encoders.lrs.from=heads"], "is stage heads, which comes later: name an earlier one (lrs, xp)"),
     ([S, f"{ALIGN}.encoders.lrs.from=align"], "is the stage itself"),
     ([S, f"~{ALIGN}.heads.xp"], "encoders.xp has no head"),
@@ -78,7 +78,7 @@ WRONG = [
     (["-m", S, "data.num_workers=0,1"], "vary keys that change the mathematics"),
     ([S, "stages.lrs.encoder.width=100", "stages.lrs.encoder.heads=3"], "width=100 is not divisible by heads=3"),
     ([S, "stages.lrs.encoder.width=abc"], "stages.lrs.encoder.width=abc must be a whole number"),
-    ([S, "+stages.lrs.encoder.widht=64"], "is not an argument of MaskedTransformer: did you mean stages.lrs.encoder.width?"),
+    ([S, "+stages.lrs.encoder.widht=64"], "argument of MaskedTransformer: did you mean stages.lrs.encoder.width?"),
     ([S, "stages.lrs.encoder._target_=os.system"], "is not allowed: only astroclip_train, torch.optim"),
     ([S, "stages.lrs.encoder._target_=astroclip_train.encoders.MaskedTransformr"], "encoders.MaskedTransformer?"),
     ([S, "stages.lrs.encoder._target_=astroclip_train.nowhere.X"], "cannot be imported"),
@@ -114,7 +114,8 @@ def test_a_wrong_command_is_answered_with_one_sentence(command, sentence, empty_
 @pytest.mark.parametrize(
     "choice",
     [
-        "scale=tiny variant=clip", "scale=tiny variant=clip_split", "scale=demo variant=clip_r", "scale=demo variant=clip_p",
+        "scale=tiny variant=clip", "scale=tiny variant=clip_split", "scale=demo variant=clip_r",
+        "scale=demo variant=clip_p",
         "scale=paper variant=clip_pr", "scale=paper variant=clip_split conventions=published",
     ],
 )  # fmt: skip
