@@ -182,7 +182,7 @@ def normalise_continuum(
     Raises:
         DataError: `applied`, the record of normalisations, already names the continuum.
     """
-    if "continuum" in applied:
+    if any(name.startswith("continuum") for name in applied):
         raise DataError(
             "These spectra are already divided by their continuum (their record of normalisations says so): "
             "use them as they are, or start from the flux of the survey's files."

@@ -215,8 +215,10 @@ def _run(job: _LamostJob, files: list[Path], workers: int) -> Iterator[Rows | tu
 
 
 def _applied(continuum: str) -> tuple[tuple[str, ...], str]:
-    """The record of normalisations and the flux unit of LAMOST spectra."""
-    return ((), "relative") if continuum == "none" else (("continuum",), "")
+    """The record of normalisations and the flux unit: models of one continuum do not understand another."""
+    if continuum == "none":
+        return (), "relative"
+    return ("continuum_polynomial" if continuum == "polynomial" else "continuum",), ""
 
 
 def _start_worker(parent: int) -> None:

@@ -10,7 +10,7 @@ from .convert import ConvertOptions, convert_lamost_afg
 
 __all__ = ["LamostAFG"]
 
-VERSION = 1  # of the preparation
+VERSION = 2  # of the preparation
 
 
 class LamostAFG:

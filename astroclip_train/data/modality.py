@@ -26,7 +26,7 @@ class ModalityInfo:
         medium: "vacuum" or "air".
         frame: "observed", "heliocentric", "barycentric" or "rest".
         resolution: line spread in words or JSON, such as "R=1800".
-        normalisation: names of what was divided out, in order, such as ("continuum",) or ("flux_550nm",).
+        normalisation: names of what was divided out, in order, such as ("continuum",), ("continuum_polynomial",) or ("flux_550nm",).
         wave_unit: unit of the wavelengths where the grid is per row.
 
     Raises:
@@ -65,7 +65,7 @@ class ModalityInfo:
     @property
     def continuum_normalised(self) -> bool:
         """Whether the flux is a ratio to a continuum, whose neutral value is 1."""
-        return "continuum" in self.normalisation
+        return any(name.startswith("continuum") for name in self.normalisation)
 
     @property
     def centred(self) -> bool:

@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from ..errors import ConfigError
 
-__all__ = ["LoRALinear", "adapt", "apply", "merge"]
+__all__ = ["LoRALinear", "adapt", "adapted", "apply", "merge"]
 
 
 class LoRALinear(nn.Module):
@@ -65,6 +65,12 @@ def apply(module: nn.Module, rank: int = 8, alpha: float = 16.0, pattern: str = 
         parent, _, child = name.rpartition(".")
         setattr(module.get_submodule(parent), child, LoRALinear(linears[name], rank, alpha))
     return chosen
+
+
+def adapted(encoder: nn.Module, rank: int = 8, alpha: float = 16.0, pattern: str = ".*") -> nn.Module:
+    """The encoder with low-rank updates on its linear layers, as a checkpoint's architecture records it."""
+    apply(encoder, rank, alpha, pattern)
+    return encoder
 
 
 def merge(module: nn.Module) -> nn.Module:

@@ -5,7 +5,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..bottlenecks import Bottleneck
 from ..config.fingerprint import fingerprint
+from ..config.targets import build
 from ..errors import ConfigError
 from ..training.cache import FeatureCache, build_cache
 from ..training.probes import EmbeddingProbe, PairProbe
@@ -35,7 +37,7 @@ class AlignStage(Stage):
         source = self.source
         encoders, architecture = {}, {}
         for modality, node in self.config["encoders"].items():
-            encoder, plan, metadata = self.context.part(node, "encoder")
+            encoder, plan, metadata = self.context.encoder(node, modality)
             check_grid(metadata, source, modality, node)
             encoders[modality], architecture[f"encoders.{modality}"] = encoder, plan
         caches = self._caches(encoders) if self.config["frozen"] and self.config.get("cache", True) else {}
@@ -169,11 +171,10 @@ def token_cache(stage: Stage, modality: str, encoder: Any, node: Any) -> Feature
 
 def load_aligned(context: Any, node: Any, device: torch.device) -> AlignSystem:
     """The aligned system of a checkpoint, in eval mode, without caches."""
-    from ..config.targets import build
-
     checkpoint = context.reference(node)
     plans, states = checkpoint["architecture"], checkpoint["modules"]
-    modules = {name: build(plan) for name, plan in plans.items()}
+    wanted = [n for n in plans if n.startswith(("encoders.", "heads.")) or n == "objective"]
+    modules = {name: build(plans[name]) for name in wanted}
     for name, module in modules.items():
         module.load_state_dict(states[name])
     pick = lambda kind: {n.split(".", 1)[1]: m for n, m in modules.items() if n.startswith(kind + ".")}  # noqa: E731
@@ -193,5 +194,5 @@ def embed_samples(stage: Stage, system: AlignSystem, modality: str, samples: np.
 
 def shared_part(objective: Any, z: torch.Tensor) -> torch.Tensor:
     """The part of an embedding that both modalities share: all of it without a bottleneck."""
-    bottleneck = getattr(objective, "bottleneck", None)
-    return bottleneck.shared(z) if bottleneck is not None else z
+    bottleneck = next((m for m in objective.modules() if isinstance(m, Bottleneck)), Bottleneck())
+    return bottleneck.shared(z)

@@ -138,20 +138,23 @@ class RunContext:
             return checkpoint_of(path)
         return load_checkpoint(path)
 
-    def part(self, node: dict[str, Any] | str, name: str) -> tuple[nn.Module, dict[str, Any], dict[str, Any]]:
-        """Rebuilds one part of an earlier stage: (module, its architecture, the checkpoint's metadata).
+    def encoder(self, node: dict[str, Any] | str, modality: str) -> tuple[nn.Module, dict[str, Any], dict[str, Any]]:
+        """Rebuilds the encoder of a modality: (module, its architecture, the checkpoint's metadata).
+
+        A pretraining stage offers `encoder`, an exported folder `single.<m>` (before alignment) or `encoders.<m>`.
 
         Raises:
             ConfigError: the checkpoint has no such part.
         """
         checkpoint = self.reference(node)
-        if name not in checkpoint["modules"]:
-            known = ", ".join(checkpoint["modules"])
-            raise ConfigError(f"the checkpoint named by {node} has no part {name}: expected one of {known}.")
-        architecture = checkpoint["architecture"][name]
-        module = build(architecture)
-        module.load_state_dict(checkpoint["modules"][name])
-        return module, architecture, checkpoint["metadata"]
+        modules, plans = checkpoint["modules"], checkpoint["architecture"]
+        for name in ("encoder", f"single.{modality}", f"encoders.{modality}"):
+            if name in modules:
+                module = build(plans[name])
+                module.load_state_dict(modules[name])
+                return module, plans[name], checkpoint["metadata"]
+        known = ", ".join(modules)
+        raise ConfigError(f"the checkpoint named by {node} has no encoder of {modality}: it holds {known}.")
 
     def metadata(self, source: DataSource) -> dict[str, Any]:
         """What a user of the weights must know: grids, units, normalisations, labels, versions."""

@@ -75,7 +75,7 @@ class FeatureBank:
 
     def encoder(self, modality: str) -> tuple[Any, dict[str, Any]]:
         """A fresh copy of the pretrained encoder and its architecture."""
-        module, architecture, _ = self.stage.context.part(self.encoder_node(modality), "encoder")
+        module, architecture, _ = self.stage.context.encoder(self.encoder_node(modality), modality)
         return module, architecture
 
     def lookup(self, part: InputPart) -> Callable[[dict[str, Tensor]], Tensor]:

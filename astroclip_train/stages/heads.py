@@ -131,7 +131,13 @@ class HeadsStage(Stage):
         if node.get("finetune"):
             if part.kind != "single":
                 raise ConfigError(f"fine-tuning takes inputs <modality>.single, not {part.name}: change its inputs.")
-            return self.bank.encoder(part.modality)
+            encoder, plan = self.bank.encoder(part.modality)
+            if node.get("lora"):
+                plan = {"_target_": "astroclip_train.hub.lora.adapted", "encoder": plan, **node["lora"]}
+                state = encoder.state_dict()
+                encoder = self.context.build(self.name, f"{label}/encoder", plan)
+                load_into_adapted(encoder, state)
+            return encoder, plan
         plan = {**node["encoder"], "length": self.source.infos[part.modality].grid.n}
         return self.context.build(self.name, f"{label}/encoder", plan), plan
 
@@ -253,3 +259,11 @@ class HeadsStage(Stage):
             encoders=encoders, modalities={p.name: p.modality for p in parts},
         )  # fmt: skip
         return system.to(self.context.device).eval()
+
+
+def load_into_adapted(encoder: nn.Module, state: dict[str, torch.Tensor]) -> None:
+    """Loads a plain encoder's weights into one whose linear layers were wrapped by low-rank updates."""
+    own = encoder.state_dict()
+    for name, value in state.items():
+        parent, _, leaf = name.rpartition(".")
+        own[name if name in own else f"{parent}.linear.{leaf}"].copy_(value)

@@ -64,6 +64,17 @@ class LinearContinuum:
         c = self.fit(flux, weight)
         return flux / c, ivar * c**2, c
 
+    def restore(self, normalised: Tensor) -> Tensor:
+        """The continuum (b, l), with mean 1, of normalised fluxes n (b, l): the one smooth c with S(n c) = c.
+
+        It is the null vector of Pᵀ diag(n) P − 1, which is unique unless n is 1 throughout.
+        """
+        basis = torch.as_tensor(self.basis, dtype=normalised.dtype, device=normalised.device)
+        matrix = torch.einsum("lj,bl,lk->bjk", basis, normalised, basis)
+        matrix = matrix - torch.eye(basis.shape[1], dtype=basis.dtype, device=basis.device)
+        continuum = torch.linalg.svd(matrix)[2][:, -1] @ basis.T
+        return continuum / continuum.mean(-1, keepdim=True)
+
     def jacobian(self, flux: Tensor) -> Tensor:
         """∂n/∂f of shape (b, l, l)."""
         basis = torch.as_tensor(self.basis, dtype=flux.dtype, device=flux.device)
@@ -82,18 +93,19 @@ class LRS:
         grid: log₁₀ grid in vacuum ångström.
         resolution: λ/FWHM of the whole line spread.
         order: degree of the continuum polynomial.
-        response: r.m.s. of each Chebyshev term, up to `order`, of the relative error of the flux calibration.
+        response: r.m.s. of the linear term of the relative error of the flux calibration; term j has 1/j of it.
 
     Raises:
         DataError: the grid is not logarithmic in vacuum ångström, or its pixels are too wide for the line spread.
     """
 
     def __init__(
-        self, grid: Grid = LRS_GRID, resolution: float = 1800.0, order: int = 6, response: float = 0.04
+        self, grid: Grid = LRS_GRID, resolution: float = 1800.0, order: int = 6, response: float = 0.1
     ) -> None:
         if grid.kind != "log10" or grid.unit != "Angstrom" or grid.medium != "vacuum":
             raise DataError(f"mock LRS needs a log10 grid in vacuum Angstrom, got {grid}.")
-        self.grid, self.response = grid, response
+        self.grid = grid
+        self.response = response / np.arange(1, order + 1)  # r.m.s. of each Chebyshev term
         self.pixel = _LIGHT * math.log(10) * grid.step  # km/s
         spread = _LIGHT / resolution / 2.3548
         if self.pixel > 1.2 * spread or spread <= CORE_WIDTH:
@@ -163,9 +175,10 @@ class LRS:
         return torch.fft.irfft(folded, half)[:, self.margin : self.margin + self.grid.n]
 
     def calibration(self, seed: int, observation: Tensor, dtype: torch.dtype) -> Tensor:
-        """Multiplicative response (b, l) of each observation: 1 + Σ r_j T_j(log λ), r ~ N(0, response²)."""
+        """Multiplicative response (b, l) of each observation: 1 + Σ r_j T_j(log λ), r_j ~ N(0, response_j²)."""
         draws = box_muller(seed, observation, self.n_response, "mock lrs response", dtype)
-        return 1 + self.response * draws @ torch.as_tensor(self.terms, dtype=dtype, device=draws.device)
+        terms = self.response[:, None] * self.terms
+        return 1 + draws @ torch.as_tensor(terms, dtype=dtype, device=draws.device)
 
     def noise_variance(self, flux: Tensor, snr: Tensor) -> Tensor:
         """Variance (b, l) for a median S/N per pixel (b,): photons plus sky, fewer of them in the blue."""
