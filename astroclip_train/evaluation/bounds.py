@@ -65,10 +65,10 @@ class Slopes:
         return result.double(), slope
 
 
-def _without_nuisance(information: Tensor, k: int) -> Tensor:
-    """Information on the first k parameters after the others are marginalised: the Schur complement."""
+def _without_nuisance(information: Tensor, k: int, prior: Tensor) -> Tensor:
+    """Information on the first k parameters; the others, of prior precision (m,), are marginalised."""
     own, shared, rest = information[:, :k, :k], information[:, :k, k:], information[:, k:, k:]
-    return own - shared @ torch.linalg.solve(rest, shared.transpose(1, 2))
+    return own - shared @ torch.linalg.solve(rest + torch.diag(prior), shared.transpose(1, 2))
 
 
 def fisher_lrs(flux: Tensor, slope: Tensor, snr: Tensor, lrs: LRS) -> Tensor:
@@ -79,9 +79,8 @@ def fisher_lrs(flux: Tensor, slope: Tensor, snr: Tensor, lrs: LRS) -> Tensor:
 
         n_θᵀ (J C Jᵀ)⁺ n_θ = f_θᵀ C⁻¹ f_θ − f_θᵀ C⁻¹ f (fᵀ C⁻¹ f)⁻¹ fᵀ C⁻¹ f_θ
 
-    J nearly cancels smooth factors, too, signal and noise alike; what is left of them is below what numbers of single
-    precision or a calibration allow to use. They are marginalised as well: f is multiplied by a free polynomial of the
-    continuum's order, of which the calibration errors of the mock are a part.
+    J nearly cancels smooth factors, signal and noise alike, so what the data say of them is kept in principle; the
+    calibration errors of the mock, which are such factors, are marginalised with their prior.
 
     Arguments:
         flux, slope: noise-free flux (b, l) and its derivatives (b, 8, l), float64.
@@ -95,7 +94,8 @@ def fisher_lrs(flux: Tensor, slope: Tensor, snr: Tensor, lrs: LRS) -> Tensor:
     terms = torch.as_tensor(np.vstack([np.ones(lrs.grid.n), lrs.terms]))  # (1 + order, l)
     rows = torch.cat([slope, flux[:, None, :] * terms], dim=1) * torch.sqrt(weight)[:, None, :]
     information = rows @ rows.transpose(1, 2)
-    return _without_nuisance(information, slope.shape[1])
+    prior = torch.as_tensor(np.append(0.0, lrs.response**-2.0))
+    return _without_nuisance(information, slope.shape[1], prior)
 
 
 def fisher_xp(pixels: Tensor, slope: Tensor, snr: Tensor, xp: XP) -> Tensor:
@@ -113,7 +113,7 @@ def fisher_xp(pixels: Tensor, slope: Tensor, snr: Tensor, xp: XP) -> Tensor:
         1, 2
     )
     information = whitened.transpose(1, 2) @ whitened
-    return _without_nuisance(information, slope.shape[1])
+    return _without_nuisance(information, slope.shape[1], torch.zeros(1, dtype=torch.float64))
 
 
 def crb_covariance(

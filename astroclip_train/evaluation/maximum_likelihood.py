@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
@@ -19,28 +20,26 @@ def lrs_residual(flux: Tensor, ivar: Tensor, lrs: LRS) -> tuple[Residual, Tensor
     """Whitened residual of continuum-normalised LRS data, and the prior precision (m,) of its nuisance.
 
     Formula:
-        r = √ivar · (g/(S g) · (1 + Σ e_j T_j) − n),   g = f(θ) (1 + Σ q_j T_j)
+        r = √ivar/c · (f(θ) (1 + Σ q_j T_j) − n c)
 
-    with the calibration errors q of the mock and the error e that noise leaves in the continuum of the data.
+    with the continuum c that the data n determine up to a factor, and that factor and the calibration errors as q.
 
     Arguments:
-        flux, ivar: the data n, (b, l).
+        flux, ivar: the data n, (b, l), float64.
         lrs: the instrument.
     """
     terms = torch.as_tensor(lrs.terms, dtype=flux.dtype)
-    order = len(terms)
-    root = torch.sqrt(ivar)
+    continuum = lrs.continuum.restore(flux)
+    measured = flux * continuum
+    level = measured.mean(-1, keepdim=True)
+    measured, root = measured / level, torch.sqrt(ivar) * level / continuum
 
     def residual(labels: Tensor, nuisance: Tensor) -> Tensor:
-        model = lrs(labels) * (1 + nuisance[:, :order] @ terms)
-        factor = 1 + nuisance[:, order : order + 1] + nuisance[:, order + 1 :] @ terms
+        model = lrs(labels) * (1 + nuisance[:, :1] + nuisance[:, 1:] @ terms)
         repeat = len(labels) // len(flux)
-        data, weight = flux.repeat_interleave(repeat, 0), root.repeat_interleave(repeat, 0)
-        return (model / lrs.continuum.fit(model) * factor - data) * weight
+        return (model - measured.repeat_interleave(repeat, 0)) * root.repeat_interleave(repeat, 0)
 
-    precision = torch.full((2 * order + 1,), lrs.response**-2, dtype=flux.dtype)
-    precision[order:] = 0.02**-2
-    return residual, precision
+    return residual, torch.as_tensor(np.append(0.0, lrs.response**-2.0), dtype=flux.dtype)
 
 
 def xp_residual(coefficients: Tensor, snr: Tensor, start: Tensor, xp: XP) -> tuple[Residual, Tensor]:
