@@ -45,6 +45,7 @@ def run(config: DictConfig, run_dir: Any) -> int:
         chosen = stages_of(context)
         for stage in chosen:
             stage.run()
+            stage.source.write_bad_objects(stage.folder / "bad_objects.csv")
         report = evaluate(context, chosen)
     complete = all(_record(context, name) for name in context.config["stages"])
     run_dir.mark("finished" if complete else "partial")
