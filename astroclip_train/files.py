@@ -44,7 +44,9 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         if error.filename and Path(error.filename) != temporary and error.errno not in (28, 122):
             raise  # reading something else failed, which is not about this file
         reason = error.strerror or str(error)
-        raise DataError(f"{path} could not be written ({reason}): free space or choose another folder.") from error
+        raise DataError(
+            f"{path} could not be written ({reason}): free space or choose another folder."
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -79,7 +81,7 @@ def _finite(value: Any) -> Any:
         return [_finite(v) for v in value]
     if hasattr(value, "item") and getattr(value, "ndim", 1) == 0:
         value = value.item()
-    if isinstance(value, float) and value != value or value in (float("inf"), float("-inf")):
+    if (isinstance(value, float) and value != value) or value in (float("inf"), float("-inf")):
         return None
     if hasattr(value, "tolist"):
         return _finite(value.tolist())

@@ -2,7 +2,8 @@
 
     python benchmarks/train_step.py [--batch 32] [--steps 5] [--dtypes float32 bfloat16] [--fills zero drop]
 
-The step is forward, backward, gradient clipping and AdamW; only model FLOPs count (matrix products and attention), and the
+The step is forward, backward, gradient clipping and AdamW; only model FLOPs count (matrix products and
+attention), and the
 rate is also given in objects. Steps and matmuls alternate, so that a slow spell of a shared machine meets both.
 """
 

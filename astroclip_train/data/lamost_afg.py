@@ -43,7 +43,9 @@ class LamostAFG:
         key = f"{hash64(VERSION, str(self.path.resolve()), stat.st_size, stat.st_mtime_ns) & 0xFFFFFFFFFFFF:012x}"
         store = Path(cache_root) / "lamost_afg" / f"afg-{key}.h5"
         if not store.exists():
-            options = ConvertOptions(out=store, command="astroclip_train.data.lamost_afg.LamostAFG", progress=progress)
+            options = ConvertOptions(
+                out=store, command="astroclip_train.data.lamost_afg.LamostAFG", progress=progress
+            )
             convert_lamost_afg(self.path, options, continuum="polynomial")
             write_json(store.with_suffix(".json"), self.describe())
         return [store]

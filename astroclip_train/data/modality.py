@@ -26,7 +26,8 @@ class ModalityInfo:
         medium: "vacuum" or "air".
         frame: "observed", "heliocentric", "barycentric" or "rest".
         resolution: line spread in words or JSON, such as "R=1800".
-        normalisation: names of what was divided out, in order, such as ("continuum",), ("continuum_polynomial",) or ("flux_550nm",).
+        normalisation: names of what was divided out, in order, such as ("continuum",),
+        ("continuum_polynomial",) or ("flux_550nm",).
         wave_unit: unit of the wavelengths where the grid is per row.
 
     Raises:

@@ -25,7 +25,11 @@ RANGES = {
     "rv": (-2000.0, 2000.0),
     "ebv": (-1.0, 20.0),
 }
-NEUTRAL = {"continuum": (0.5, 1.5), "continuum_polynomial": (0.5, 1.5), "flux_550nm": (0.01, 100.0)}  # plausible medians after normalisation
+NEUTRAL = {
+    "continuum": (0.5, 1.5),
+    "continuum_polynomial": (0.5, 1.5),
+    "flux_550nm": (0.01, 100.0),
+}  # plausible medians after normalisation
 
 
 def validate(path: str | Path, *, max_bad_fraction: float = 0.1, radius: float = RADIUS) -> list[str]:

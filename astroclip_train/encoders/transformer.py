@@ -43,6 +43,9 @@ class MaskDecoder(nn.Module):
         self.blocks = nn.ModuleList(CrossBlock(decoder_width, heads) for _ in range(depth))
         self.norm = nn.LayerNorm(decoder_width)
         self.output = nn.Linear(decoder_width, features)
+        self.template = nn.Parameter(
+            torch.zeros(n_tokens, features)
+        )  # the mean spectrum need not pass the blocks
         truncated(self.query_position, 1.0)
         for block in self.blocks:
             initialise_block(block, depth)
@@ -53,7 +56,7 @@ class MaskDecoder(nn.Module):
         queries = self.query_position[hidden]
         for block in self.blocks:
             queries = block(queries, memory)
-        return self.output(self.norm(queries))
+        return self.output(self.norm(queries)) + self.template[hidden]
 
 
 class MaskedTransformer(Encoder):

@@ -1,5 +1,6 @@
 """Alignment of two modalities of the same objects: contrastive, decoders, or both."""
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -66,18 +67,19 @@ class AlignStage(Stage):
         full = {
             "_target_": "astroclip_train.objectives.bound.bound",
             "objective": self.config["objective"],
-            "pixels": {m: self.source.infos[m].grid.n for m in self.modalities},
+            "pixels": {m: self.source.lengths[m] for m in self.modalities},
             "features": {m: h.features for m, h in heads.items()},
         }
         if self.config.get("bottleneck"):
             full["bottleneck"] = self.config["bottleneck"]
         architecture["objective"] = full
         objective = self.context.build(self.name, "objective", full)
-        if hasattr(objective, "set_reference"):
+        set_reference: Any = getattr(objective, "set_reference", None)
+        if set_reference is not None:
             few = self.split("train")[:REFERENCE_OBJECTS]
             for modality in self.modalities:
                 arrays = self.source.arrays(modality, few)
-                objective.set_reference(modality, *gaussian(arrays["flux"], arrays.get("mask")))
+                set_reference(modality, *gaussian(arrays["flux"], arrays.get("mask")))
         return objective
 
     def _caches(self, encoders: dict[str, Any]) -> dict[str, FeatureCache]:
@@ -92,17 +94,21 @@ class AlignStage(Stage):
             split: list(source.loader(self.split(split)[: node["n"]], 256, seed=0, shuffle=False))
             for split in ("train", "validation")
         }
-        pair = self.modalities[:2]
+        pair = (self.modalities[0], self.modalities[1])
         probes: list[Any] = [PairProbe(lambda s, m, b: s.embed(m, b), batches["validation"], pair)]
         if source.label_names:
             hint = "raise objective.temperature or the batch size"
             for modality in pair:
-                probes.append(
-                    EmbeddingProbe(
-                        lambda s, b, m=modality: s.embed(m, b), batches["train"], batches["validation"],
-                        source.label_names, hint, prefix=f"probe_{modality}",
-                    )
-                )  # fmt: skip
+                embed = functools.partial(_embed, modality)
+                probe = EmbeddingProbe(
+                    embed,
+                    batches["train"],
+                    batches["validation"],
+                    source.label_names,
+                    hint,
+                    f"probe_{modality}",
+                )
+                probes.append(probe)
         return {"probes": probes, "probe_every": int(node["every_steps"])}
 
     def evaluate(self) -> None:
@@ -118,10 +124,16 @@ class AlignStage(Stage):
             write_retrieval(self.context.path, self.source, gallery, pair, shared, oracle.get(pair))
             if hasattr(system.objective, "translate") and system.objective.can_translate(query, other):
                 with torch.no_grad():
-                    predicted = system.objective.translate(embeddings[query].to(self.context.device), query, other)
+                    predicted = system.objective.translate(
+                        embeddings[query].to(self.context.device), query, other
+                    )
                 write_translation(self.context.path, self.source, gallery, query, other, predicted.cpu())
         for modality in (a, b):
             write_spectra(self.context.path, self.source, gallery, modality)
+
+
+def _embed(modality: str, system: AlignSystem, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    return system.embed(modality, batch)
 
 
 def gaussian(flux: np.ndarray, mask: np.ndarray | None) -> tuple[torch.Tensor, torch.Tensor]:
@@ -157,7 +169,9 @@ def token_cache(stage: Stage, modality: str, encoder: Any, node: Any) -> Feature
     """Features of all splits of a stage's data by a frozen encoder."""
     source, context = stage.source, stage.context
     wanted = np.concatenate([stage.split(s) for s in ("train", "validation", "test")])
-    key = fingerprint([stage._input_fingerprint(node), modality, source.content_hash, context.limit, wanted.tolist()])
+    key = fingerprint(
+        [stage._input_fingerprint(node), modality, source.content_hash, context.limit, wanted.tolist()]
+    )
     return build_cache(
         lambda samples: stage.encode(encoder, source, modality, samples),
         np.sort(wanted),

@@ -13,8 +13,15 @@ from ..evaluation.calibration import sample_pit, sample_quantiles
 from ..evaluation.retrieval import cross_retrieval, oracle_ranks
 from ..files import atomic_write
 
-__all__ = ["oracle_pair", "write_crb", "write_embedding", "write_predictions", "write_retrieval", "write_spectra", "write_translation"]
-
+__all__ = [
+    "oracle_pair",
+    "write_crb",
+    "write_embedding",
+    "write_predictions",
+    "write_retrieval",
+    "write_spectra",
+    "write_translation",
+]
 
 
 def _save(path: Path, **arrays: Any) -> None:
@@ -89,7 +96,9 @@ def write_crb(run: Path, source: Any, samples: np.ndarray) -> None:
             _save(run / "crb" / f"{name}.npz", labels=np.array(source.label_names), sigma=sigma, snr=snr)
 
 
-def oracle_pair(source: Any, samples: np.ndarray, a: str, b: str, seed: int) -> dict[tuple[str, str], np.ndarray]:
+def oracle_pair(
+    source: Any, samples: np.ndarray, a: str, b: str, seed: int
+) -> dict[tuple[str, str], np.ndarray]:
     """Ranks of an ideal observer at the bound, both ways; empty where the data has no known model."""
     if len(source.stores) != 1:
         return {}
@@ -102,7 +111,12 @@ def oracle_pair(source: Any, samples: np.ndarray, a: str, b: str, seed: int) -> 
 
 
 def write_retrieval(
-    run: Path, source: Any, samples: np.ndarray, pair: tuple[str, str], embeddings: dict[str, Tensor], oracle: Any
+    run: Path,
+    source: Any,
+    samples: np.ndarray,
+    pair: tuple[str, str],
+    embeddings: dict[str, Tensor],
+    oracle: Any,
 ) -> None:
     """Ranks of the true partner by cosine similarity, with the oracle's where the data knows its bounds."""
     query, gallery = pair
@@ -115,13 +129,16 @@ def write_retrieval(
     )  # fmt: skip
 
 
-def write_translation(run: Path, source: Any, samples: np.ndarray, origin: str, target: str, predicted: Tensor) -> None:
+def write_translation(
+    run: Path, source: Any, samples: np.ndarray, origin: str, target: str, predicted: Tensor
+) -> None:
     """Spectra of `target` predicted from `origin`, beside the observed ones."""
     arrays = source.arrays(target, samples)
     info = source.infos[target]
     _save(
         run / "translation" / f"{origin}_to_{target}.npz",
-        wave=info.grid.wave(), wave_unit=info.grid.unit, unit=info.unit, truth=arrays["flux"], prediction=_numpy(predicted),
+        wave=info.grid.wave(), wave_unit=info.grid.unit, unit=info.unit,
+        truth=arrays["flux"], prediction=_numpy(predicted),
         ivar=arrays.get("ivar"), mask=arrays.get("mask"), sample=samples,
     )  # fmt: skip
 
@@ -130,7 +147,13 @@ def write_spectra(run: Path, source: Any, samples: np.ndarray, modality: str) ->
     """The gallery's spectra, for overplotting retrieved ones; float16 is enough for a plot."""
     info = source.infos[modality]
     flux = source.arrays(modality, samples)["flux"].astype(np.float16)
-    _save(run / "spectra" / f"{modality}.npz", wave=info.grid.wave(), flux=flux, sample=samples, wave_unit=info.grid.unit)
+    _save(
+        run / "spectra" / f"{modality}.npz",
+        wave=info.grid.wave(),
+        flux=flux,
+        sample=samples,
+        wave_unit=info.grid.unit,
+    )
 
 
 def write_embedding(run: Path, source: Any, samples: np.ndarray, name: str, rows: Tensor) -> None:
@@ -143,7 +166,13 @@ def write_embedding(run: Path, source: Any, samples: np.ndarray, name: str, rows
     parts = min(30, *x.shape)
     x = PCA(parts, random_state=0).fit_transform(x)
     method = "t-SNE of 30 principal components" if len(x) >= 200 else "principal components"
-    xy = TSNE(perplexity=30, init="pca", max_iter=500, random_state=0).fit_transform(x) if len(x) >= 200 else x[:, :2]
+    xy = (
+        TSNE(perplexity=30, init="pca", max_iter=500, random_state=0).fit_transform(x)
+        if len(x) >= 200
+        else x[:, :2]
+    )
     truth = source.labels(samples)
     labels = {f"label_{n}": truth[:, i] for i, n in enumerate(source.label_names)}
-    _save(run / "embedding" / f"{name}.npz", xy=xy.astype(np.float32), method=method, sample=samples, **labels)
+    _save(
+        run / "embedding" / f"{name}.npz", xy=xy.astype(np.float32), method=method, sample=samples, **labels
+    )

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from omegaconf import OmegaConf
 
 from ..config.fingerprint import fingerprint
 from ..config.keys import stage_identity
@@ -66,7 +67,7 @@ class Stage:
     def fingerprint(self) -> str:
         """Hash of the identity keys, the data's content and the inputs' fingerprints."""
         known = [self._input_fingerprint(node) for node in self.inputs()]
-        identity = stage_identity(self.context.config, self.name)
+        identity = stage_identity(OmegaConf.create(self.context.config), self.name)
         return fingerprint([identity, self.source.content_hash, known, self.context.limit])
 
     def _input_fingerprint(self, node: Any) -> str:
@@ -102,7 +103,11 @@ class Stage:
     def _finished_here(self, mark: str) -> bool:
         folder = self.context.stage_folder(self.name)
         record = folder / "done.json"
-        if record.exists() and read_json(record)["fingerprint"] == mark and (folder / read_json(record)["best"]).exists():
+        if (
+            record.exists()
+            and read_json(record)["fingerprint"] == mark
+            and (folder / read_json(record)["best"]).exists()
+        ):
             return True
         if record.exists() or (self.folder / "reused.json").exists():
             self.context.forget(self.name)
@@ -130,16 +135,30 @@ class Stage:
         merged = {**self.config.get("trainer", {}), **(node or {})}
         if self.context.limit:
             size = min(int(merged.get("batch_size", 64)), self.context.limit)
-            changes |= {"max_steps": 2, "val_batches": 1, "val_every_steps": 2, "batch_size": size, "accumulate": 1}
+            changes |= {
+                "max_steps": 2,
+                "val_batches": 1,
+                "val_every_steps": 2,
+                "batch_size": size,
+                "accumulate": 1,
+            }
         return FitSettings.from_config(merged, **changes)
 
     def fit(
-        self, name: str, system: System, settings: FitSettings, folder: Path, node: dict[str, Any], **more: Any
+        self,
+        name: str,
+        system: System,
+        settings: FitSettings,
+        folder: Path,
+        node: dict[str, Any],
+        **more: Any,
     ) -> FitResult:
         """Fits a system with the optimiser and schedule of `node`, falling back on the stage's."""
         optimizer = dict(node.get("optimizer") or self.config["optimizer"])
         decay = float(optimizer.pop("weight_decay", 0.0))
-        scheduler = {k: v for k, v in (node.get("scheduler") or self.config["scheduler"]).items() if v is not None}
+        scheduler = {
+            k: v for k, v in (node.get("scheduler") or self.config["scheduler"]).items() if v is not None
+        }
         job = FitJob(
             name=name,
             system=system,
@@ -155,7 +174,9 @@ class Stage:
         )
         return fit(job)
 
-    def loaders(self, source: DataSource, settings: FitSettings, train: np.ndarray, validation: np.ndarray) -> dict[str, Any]:
+    def loaders(
+        self, source: DataSource, settings: FitSettings, train: np.ndarray, validation: np.ndarray
+    ) -> dict[str, Any]:
         """Train and validation loaders for `FitJob`."""
         workers = int(self.context.config["data"]["num_workers"])
 
@@ -186,7 +207,9 @@ class Stage:
         }
 
     @torch.no_grad()
-    def encode(self, encoder: torch.nn.Module, source: DataSource, modality: str, samples: np.ndarray) -> torch.Tensor:
+    def encode(
+        self, encoder: torch.nn.Module, source: DataSource, modality: str, samples: np.ndarray
+    ) -> torch.Tensor:
         """Tokens (b, n, d) of samples, in eval mode, in micro-batches of 256."""
         device = self.context.device
         encoder = encoder.to(device).eval()

@@ -23,7 +23,6 @@ from ..training.progress import say
 __all__ = ["RunContext"]
 
 
-
 class RunContext:
     """Opens data once, builds modules with seeded weights, and finds what earlier stages made.
 
@@ -138,7 +137,9 @@ class RunContext:
             return checkpoint_of(path)
         return load_checkpoint(path)
 
-    def encoder(self, node: dict[str, Any] | str, modality: str) -> tuple[nn.Module, dict[str, Any], dict[str, Any]]:
+    def encoder(
+        self, node: dict[str, Any] | str, modality: str
+    ) -> tuple[nn.Module, dict[str, Any], dict[str, Any]]:
         """Rebuilds the encoder of a modality: (module, its architecture, the checkpoint's metadata).
 
         A pretraining stage offers `encoder`, an exported folder `single.<m>` (before alignment) or `encoders.<m>`.

@@ -41,7 +41,8 @@ def split_input(name: str) -> list[InputPart]:
         modality, _, kind = piece.partition(".")
         if not modality or kind not in KINDS:
             raise ConfigError(
-                f"input {name!r} is not known: write <modality>.<kind> with kind one of {', '.join(KINDS)}, joined by +."
+                f"input {name!r} is not known: write <modality>.<kind> with kind one of "
+                f"{', '.join(KINDS)}, joined by +."
             )
         parts.append(InputPart(modality, kind))
     return parts
@@ -98,7 +99,7 @@ class FeatureBank:
     def size(self, part: InputPart) -> dict[str, int]:
         """`n_tokens` and `width` of a single part, `length` of the others."""
         if part.kind == "raw":
-            return {"length": self.stage.source.infos[part.modality].grid.n}
+            return {"length": self.stage.source.lengths[part.modality]}
         if part.kind == "single":
             _, n, d = self._single(part.modality).shape
             return {"n_tokens": n, "width": d}
@@ -122,7 +123,7 @@ class FeatureBank:
                     )
                 self._system = load_aligned(context, node, context.device)
             wanted = np.sort(np.concatenate([self.stage.split(s) for s in ("train", "validation", "test")]))
-            table = torch.zeros(source.total, self._system.heads[modality].features)
+            table = torch.zeros(source.total, int(self._system.heads[modality].features))  # type: ignore[arg-type]
             table[wanted] = self._embed(modality, wanted)
             self._aligned[modality] = table
         return self._aligned[modality]

@@ -16,7 +16,7 @@ from ..randomness import step_seed
 from ..training.checkpoint import load_checkpoint, save_checkpoint
 from ..training.progress import say
 from .artefacts import write_crb, write_embedding, write_predictions
-from .base import Stage, sized
+from .base import Stage
 from .features import FeatureBank, InputPart, split_input
 from .systems import HeadSystem
 
@@ -28,7 +28,8 @@ STATISTICS_OBJECTS = 8192
 class HeadsStage(Stage):
     """Fits every task of `tasks` on each of its inputs, on the labelled subset `labels.n` of the train split.
 
-    A task has `head`; `inputs`; `pooling` of tokens; for a raw baseline `encoder`, trained from scratch; for fine-tuning
+    A task has `head`; `inputs`; `pooling` of tokens; for a raw baseline `encoder`, trained from scratch;
+    for fine-tuning
     `finetune: true` and `init`, the task whose head and pooling it starts from; and its own optimizer, scheduler and
     trainer where they differ from the stage's.
     """
@@ -36,7 +37,9 @@ class HeadsStage(Stage):
     @property
     def modalities(self) -> tuple[str, ...]:
         """Every modality that an input names."""
-        names = [p.modality for t in self.config["tasks"].values() for i in t["inputs"] for p in split_input(i)]
+        names = [
+            p.modality for t in self.config["tasks"].values() for i in t["inputs"] for p in split_input(i)
+        ]
         return tuple(dict.fromkeys(names))
 
     def inputs(self) -> list[Any]:
@@ -47,7 +50,15 @@ class HeadsStage(Stage):
     def train(self) -> dict[str, Any]:
         """Fits the tasks in the order of the configuration; finished ones are passed over."""
         self.bank = FeatureBank(self)
-        totals = {"seconds": 0.0, "samples": 0, "steps": 0, "busy": 0.0, "wait": 0.0, "flops": 0.0, "peak": 0.0}
+        totals = {
+            "seconds": 0.0,
+            "samples": 0,
+            "steps": 0,
+            "busy": 0.0,
+            "wait": 0.0,
+            "flops": 0.0,
+            "peak": 0.0,
+        }
         best = None
         timings: dict[str, Any] = {}
         for task, node in self.config["tasks"].items():
@@ -130,7 +141,9 @@ class HeadsStage(Stage):
     def _encoder(self, label: str, node: dict[str, Any], part: InputPart) -> tuple[nn.Module, dict[str, Any]]:
         if node.get("finetune"):
             if part.kind != "single":
-                raise ConfigError(f"fine-tuning takes inputs <modality>.single, not {part.name}: change its inputs.")
+                raise ConfigError(
+                    f"fine-tuning takes inputs <modality>.single, not {part.name}: change its inputs."
+                )
             encoder, plan = self.bank.encoder(part.modality)
             if node.get("lora"):
                 plan = {"_target_": "astroclip_train.hub.lora.adapted", "encoder": plan, **node["lora"]}
@@ -138,16 +151,22 @@ class HeadsStage(Stage):
                 encoder = self.context.build(self.name, f"{label}/encoder", plan)
                 load_into_adapted(encoder, state)
             return encoder, plan
-        plan = {**node["encoder"], "length": self.source.infos[part.modality].grid.n}
+        plan = {**node["encoder"], "length": self.source.lengths[part.modality]}
         return self.context.build(self.name, f"{label}/encoder", plan), plan
 
-    def _pool(self, label: str, node: dict[str, Any], part: InputPart, encoder: Any, plans: dict[str, Any]) -> nn.Module:
+    def _pool(
+        self, label: str, node: dict[str, Any], part: InputPart, encoder: Any, plans: dict[str, Any]
+    ) -> nn.Module:
         tokens = encoder is not None or part.kind == "single"
         if not tokens:
             plans[f"pools.{part.name}"] = {"_target_": "torch.nn.Identity"}
             return nn.Identity()
         pooling = node.get("pooling") or self._pooling_of(node, part)
-        size = {"n_tokens": encoder.n_tokens, "width": encoder.width} if encoder is not None else self.bank.size(part)
+        size = (
+            {"n_tokens": encoder.n_tokens, "width": encoder.width}
+            if encoder is not None
+            else self.bank.size(part)
+        )
         plan = {**size, **pooling}
         plans[f"pools.{part.name}"] = plan
         return self.context.build(self.name, f"{label}/{part.name}/pool", plan)
@@ -180,7 +199,8 @@ class HeadsStage(Stage):
         for part in parts:
             pool = system.pools[part.name.replace(".", "__")]
             if getattr(pool, "needs_fit", False):
-                pool.fit([system.lookups.value[part.name](b) for b in batches])
+                fit_pool: Any = pool.fit
+                fit_pool([system.lookups.value[part.name](b) for b in batches])
         features = torch.cat([system.features(b) for b in batches])
         if not system.head.closed_form:
             system.head.prepare(features, torch.cat([b["labels"] for b in batches]))

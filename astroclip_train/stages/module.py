@@ -1,4 +1,4 @@
-"""The LightningModule that trains any system: it owns the optimiser, the schedule and the seeds, not the mathematics."""
+"""The LightningModule that trains any system: it owns optimiser, schedule and seeds, not the mathematics."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -22,7 +22,9 @@ class System(nn.Module):
         """Name -> module, as saved under `modules` in a checkpoint."""
         raise NotImplementedError(f"{type(self).__name__} must name its parts")
 
-    def loss(self, batch: dict[str, Tensor], *, epoch: Tensor | int, stream: str) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(
+        self, batch: dict[str, Tensor], *, epoch: Tensor | int, stream: str
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """The scalar loss and 0-d metrics of a batch; random draws come from (stream, epoch, object)."""
         raise NotImplementedError(f"{type(self).__name__} must define its loss")
 
@@ -35,7 +37,9 @@ class System(nn.Module):
         return []
 
 
-def parameter_groups(groups: list[tuple[float, Sequence[nn.Parameter]]], weight_decay: float) -> list[dict[str, Any]]:
+def parameter_groups(
+    groups: list[tuple[float, Sequence[nn.Parameter]]], weight_decay: float
+) -> list[dict[str, Any]]:
     """Splits each group in matrices, which decay, and vectors (biases, norms, tokens), which do not."""
     result = []
     for factor, parameters in groups:
@@ -51,7 +55,8 @@ def parameter_groups(groups: list[tuple[float, Sequence[nn.Parameter]]], weight_
 class TrainingModule(pl.LightningModule):
     """Trains a `System` for a number of optimiser steps.
 
-    Dropout and the like are seeded before every micro-batch by (seed, stage, micro-step, rank), and the learning rate is
+    Dropout and the like are seeded before every micro-batch by (seed, stage, micro-step, rank), and the
+    learning rate is
     a pure function of the step: so the state of a run is its weights, its optimiser and one integer.
 
     Arguments:
@@ -88,10 +93,10 @@ class TrainingModule(pl.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """The optimiser over matrices (decayed) and vectors (not decayed)."""
-        optimizer = self.make_optimizer(parameter_groups(self.system.groups(), self.weight_decay))
-        for group in optimizer.param_groups:
+        self.optimizer = self.make_optimizer(parameter_groups(self.system.groups(), self.weight_decay))
+        for group in self.optimizer.param_groups:
             group["peak_lr"] = group["lr"]
-        return optimizer
+        return self.optimizer
 
     def training_step(self, batch: dict[str, Tensor], batch_index: int) -> Tensor:
         """One micro-batch; sets its seed and, at the first of a step, the learning rate."""
@@ -105,7 +110,7 @@ class TrainingModule(pl.LightningModule):
 
     def _set_rate(self, step: int) -> None:
         factor = self.schedule(step)
-        for group in self.optimizers(use_pl_optimizer=False).param_groups:
+        for group in self.optimizer.param_groups:
             group["lr"] = group["peak_lr"] * group["lr_factor"] * factor
 
     @torch.no_grad()

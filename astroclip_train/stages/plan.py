@@ -5,7 +5,6 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-
 __all__ = ["plan_row", "print_plan"]
 
 
@@ -36,7 +35,9 @@ def print_plan(rows: list[dict[str, Any]]) -> None:
         split = " / ".join(f"{row['samples'][s]:,}" for s in ("train", "validation", "test"))
         memory = f"{row['memory']:.1f}" if row["memory"] else "-"
         minutes = f"{row['seconds'] / 60:.1f}"
-        table.add_row(row["fit"], split, f"{row['steps']:,}", f"{row['batch']:,}", f"{row['step']:.3f}", minutes, memory)
+        table.add_row(
+            row["fit"], split, f"{row['steps']:,}", f"{row['batch']:,}", f"{row['step']:.3f}", minutes, memory
+        )
     total = sum(row["seconds"] for row in rows) / 60
     table.add_section()
     table.add_row("sum", "", "", "", "", f"{total:.1f}", "")

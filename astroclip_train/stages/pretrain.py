@@ -57,4 +57,4 @@ class PretrainStage(Stage):
 
 def with_length(node: dict[str, Any], source: Any, modality: str) -> dict[str, Any]:
     """The encoder's configuration with the number of pixels taken from the data where it is not given."""
-    return {**node, "length": node.get("length") or source.infos[modality].grid.n}
+    return {**node, "length": node.get("length") or source.lengths[modality]}

@@ -76,10 +76,16 @@ def evaluate(context: RunContext, chosen: list[Stage]) -> Path | None:
     """The final evaluation, once for each state of the stages: test metrics are computed here and nowhere else."""
     names = list(context.config["stages"])
     finished = {n: _record(context, n) for n in names}
-    mark = fingerprint([context.config["evaluation"], {n: r["fingerprint"] for n, r in finished.items() if r}])
+    mark = fingerprint(
+        [context.config["evaluation"], {n: r["fingerprint"] for n, r in finished.items() if r}]
+    )
     state = context.path / "evaluation.json"
     report = context.path / "report.html"
-    if state.exists() and read_json(state)["fingerprint"] == mark and (context.path / "metrics.json").exists():
+    if (
+        state.exists()
+        and read_json(state)["fingerprint"] == mark
+        and (context.path / "metrics.json").exists()
+    ):
         return report if report.exists() else None
     start = time.perf_counter()
     say("evaluation on the test split")

@@ -1,6 +1,6 @@
 """The systems that stages train: a modality's encoder, the alignment of several, a head on features."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -47,7 +47,9 @@ class PretrainSystem(System):
         """The encoder and whatever parameters the objective owns (mask token, decoder)."""
         return {"encoder": self.encoder, "objective": self.objective}
 
-    def loss(self, batch: dict[str, Tensor], *, epoch: Tensor | int, stream: str) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(
+        self, batch: dict[str, Tensor], *, epoch: Tensor | int, stream: str
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """The objective on the rows where the modality is present."""
         x, ivar, mask = encoder_inputs(batch, self.modality)
         draws = uniform(self.seed, epoch, batch["object"], self.objective.n_uniforms(self.encoder), stream)
@@ -78,14 +80,14 @@ class AlignSystem(System):
         *,
         frozen: bool = True,
         layer_decay: float | None = None,
-        caches: dict[str, Lookup] | None = None,
+        caches: Mapping[str, Lookup] | None = None,
     ) -> None:
         super().__init__()
         self.encoders = nn.ModuleDict(encoders)
         self.heads = nn.ModuleDict(heads)
         self.objective = objective
         self.frozen, self.layer_decay = frozen, layer_decay
-        self.caches = _Opaque(caches or {})
+        self.caches = _Opaque(dict(caches or {}))
         if frozen:
             self.encoders.requires_grad_(False)
 
@@ -128,7 +130,9 @@ class AlignSystem(System):
         """The aligned embedding (b, k) of one modality, not normalised."""
         return self.heads[modality](self.tokens(modality, batch))
 
-    def loss(self, batch: dict[str, Tensor], *, epoch: Tensor | int, stream: str) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(
+        self, batch: dict[str, Tensor], *, epoch: Tensor | int, stream: str
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """The pair objective on the embeddings of every modality."""
         return self.objective({m: self.embed(m, batch) for m in self.heads}, batch)
 
@@ -172,7 +176,10 @@ class HeadSystem(System):
     def parts(self) -> dict[str, nn.Module]:
         """`head`, `pools.<part>` and, when trained, `encoders.<part>`."""
         named = {"head": self.head, **{f"pools.{n}": self.pools[_key(n)] for n in self.names}}
-        return {**named, **{f"encoders.{n}": self.encoders[_key(n)] for n in self.names if _key(n) in self.encoders}}
+        return {
+            **named,
+            **{f"encoders.{n}": self.encoders[_key(n)] for n in self.names if _key(n) in self.encoders},
+        }
 
     def groups(self) -> list[tuple[float, Sequence[nn.Parameter]]]:
         """Head and pools at the full rate; encoders at theirs, decayed by layer."""
@@ -195,7 +202,9 @@ class HeadSystem(System):
             parts.append(self.pools[key](tokens))
         return torch.cat(parts, dim=-1)
 
-    def loss(self, batch: dict[str, Tensor], *, epoch: Tensor | int, stream: str) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(
+        self, batch: dict[str, Tensor], *, epoch: Tensor | int, stream: str
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """The head's loss; missing labels are NaN and carry no weight."""
         return self.head.loss(self.features(batch), batch["labels"]), {}
 

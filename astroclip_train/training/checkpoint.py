@@ -48,7 +48,9 @@ def load_checkpoint(path: Path, map_location: str | torch.device = "cpu") -> dic
     try:
         content = torch.load(path, map_location=map_location, weights_only=True)
     except FileNotFoundError as error:
-        raise RunError(f"{path} does not exist: train the stage that writes it, or correct the path.") from error
+        raise RunError(
+            f"{path} does not exist: train the stage that writes it, or correct the path."
+        ) from error
     except Exception as error:
         raise RunError(
             f"{path} is damaged or not a checkpoint ({type(error).__name__}): remove it, and the run goes on from "

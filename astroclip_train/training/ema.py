@@ -33,9 +33,7 @@ class WeightAverage:
         self.updates += 1
         beta = min(self.decay, (1 + self.updates) / (10 + self.updates))
         named = dict(module.named_parameters())
-        torch._foreach_lerp_(
-            list(self.average.values()), [named[n].detach() for n in self.average], 1 - beta
-        )
+        torch._foreach_lerp_(list(self.average.values()), [named[n].detach() for n in self.average], 1 - beta)
 
     @contextlib.contextmanager
     def applied(self, module: nn.Module) -> Iterator[None]:

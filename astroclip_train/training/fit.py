@@ -1,7 +1,8 @@
 """One fit with exact resume: Lightning trains, this module decides what is kept and where it goes on.
 
 Lightning's own checkpoint has no random state and replays a data loader from its start; here the position of the data
-stream, every seed and the learning rate are functions of the optimiser step, so that weights, optimiser and step are the
+stream, every seed and the learning rate are functions of the optimiser step, so that weights, optimiser
+and step are the
 whole state.
 """
 
@@ -178,7 +179,9 @@ def _finished(job: FitJob) -> FitResult | None:
     )  # fmt: skip
     for kept in (result.best, result.last):
         if not kept.exists():
-            raise RunError(f"{kept} is missing though {path} says it was written: remove {path} to train again.")
+            raise RunError(
+                f"{kept} is missing though {path} says it was written: remove {path} to train again."
+            )
     return result
 
 
@@ -251,9 +254,10 @@ def _finish(job: FitJob, keeper: Keeper, folder: CheckpointFolder) -> FitResult:
         "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
     write_json(job.folder / "done.json", record)
+    timing = keeper.throughput.summary()
     return FitResult(
-        keeper.step, record["best_step"], record["best_value"], best_path, last, record["timing"]
-    )  # fmt: skip
+        keeper.step, best[0] if best else None, best[1] if best else None, best_path, last, timing
+    )
 
 
 def quiet_lightning() -> None:

@@ -152,7 +152,7 @@ class Keeper(pl.Callback):
     def _log(self, module: Any) -> None:
         metrics = {k: float(v) for k, v in self.metrics.items()}
         self._check_finite()
-        group = module.optimizers(use_pl_optimizer=False).param_groups[0]
+        group = module.optimizer.param_groups[0]
         self._write({**metrics, "lr": group["lr"]})
         if self.reporter is not None:
             wait = self.throughput.wait / max(1e-9, self.throughput.wait + self.throughput.compute)
@@ -178,7 +178,9 @@ class Keeper(pl.Callback):
             metrics = module.evaluate_loader(self.job.val_loader(), s.val_batches)
             if s.monitor not in metrics:
                 known = ", ".join(sorted(metrics))
-                raise RunError(f"{self.job.name}: trainer.monitor={s.monitor} is not measured; choose one of {known}.")
+                raise RunError(
+                    f"{self.job.name}: trainer.monitor={s.monitor} is not measured; choose one of {known}."
+                )
             self._write(metrics)
             if self.selection.take(self.step, metrics[s.monitor]):
                 self._save_best(metrics)

@@ -15,7 +15,8 @@ __all__ = ["open_loggers"]
 def open_loggers(config: dict[str, Any], folder: Path, name: str) -> Iterator[list[Any]]:
     """Opens the loggers that the configuration asks for and finishes them whatever happens.
 
-    The id of a Weights & Biases run is made before training, kept in the run directory and read by every restart, so that
+    The id of a Weights & Biases run is made before training, kept in the run directory and read by every
+    restart, so that
     a requeued job goes on in the same run.
     """
     loggers: list[Any] = []

@@ -63,7 +63,9 @@ class EmbeddingProbe:
         rank = float(shape["effective_rank"])
         if rank < 2.0 and not self.warned:
             self.warned = True
-            say(f"warning: at step {step:,} the embedding has effective rank {rank:.1f}, it collapses: {self.hint}.")
+            say(
+                f"warning: at step {step:,} the embedding has effective rank {rank:.1f}, it collapses: {self.hint}."
+            )
 
 
 class PairProbe:

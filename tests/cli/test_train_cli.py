@@ -24,7 +24,8 @@ def run(*words, cwd, **more):
 
 
 def loaded(words, cwd):
-    code = f"import sys; from astroclip_train.cli.train import main; main({words!r}); print(*sys.modules, file=sys.stderr)"
+    work = f"from astroclip_train.cli.train import main; main({words!r})"
+    code = f"import sys; {work}; print(*sys.modules, file=sys.stderr)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=cwd, check=True)
     return set(done.stderr.split())
 

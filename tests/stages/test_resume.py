@@ -11,15 +11,26 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-COMMAND = [sys.executable, "-m", "astroclip_train.cli.train", "+experiment=specclip", "scale=tiny", "evaluation.report=false"]
-OVERRIDES = [f"stages.{s}.trainer.{k}=1" for s in ("lrs", "xp", "align", "heads") for k in ("log_every_steps",)]
+COMMAND = [
+    sys.executable,
+    "-m",
+    "astroclip_train.cli.train",
+    "+experiment=specclip",
+    "scale=tiny",
+    "evaluation.report=false",
+]
+OVERRIDES = [
+    f"stages.{s}.trainer.{k}=1" for s in ("lrs", "xp", "align", "heads") for k in ("log_every_steps",)
+]
 LIMIT = 400
 
 
 def start(root: Path, *more: str) -> subprocess.Popen:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [*COMMAND, *OVERRIDES, f"run.root={root}", f"data.cache_root={root.parent / 'cache'}", *more]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
 
 
 def finish(root: Path, *more: str) -> Path:
@@ -70,7 +81,10 @@ def test_killed_recipe_is_the_same_recipe(whole: Path, workers: int) -> None:
     for file in sorted((whole / "predictions").glob("*.npz")):
         mine, other = np.load(run / "predictions" / file.name), np.load(file)
         for key in other.files:
-            assert np.array_equal(mine[key], other[key], equal_nan=other[key].dtype.kind == "f"), (file.name, key)
+            assert np.array_equal(mine[key], other[key], equal_nan=other[key].dtype.kind == "f"), (
+                file.name,
+                key,
+            )
 
 
 @pytest.mark.slow
@@ -80,7 +94,9 @@ def test_finished_run_says_so_and_a_second_run_reuses_its_stages(whole: Path) ->
     out, err = process.communicate(timeout=LIMIT)
     assert process.returncode == 0
     assert "is finished" in out + err
-    process = start(root, "run.stages=[lrs,xp,align]", "stages.align.objective.objectives.contrastive.temperature=0.1")
+    process = start(
+        root, "run.stages=[lrs,xp,align]", "stages.align.objective.objectives.contrastive.temperature=0.1"
+    )
     out, err = process.communicate(timeout=LIMIT)
     assert process.returncode == 0, err
     assert "stage lrs: already trained in" in err

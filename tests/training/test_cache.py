@@ -61,5 +61,5 @@ def test_too_large_for_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         free = 1000
 
     monkeypatch.setattr(module.shutil, "disk_usage", lambda _: Usage)
-    with pytest.raises(module.RunError, match="needs 0.0 GB but .* set data.cache_root"):
+    with pytest.raises(module.RunError, match=r"needs 0\.0 GB but .* set data\.cache_root"):
         build(tmp_path)

@@ -18,7 +18,9 @@ class Toy(System):
 
     def __init__(self) -> None:
         super().__init__()
-        self.net = nn.Sequential(nn.Linear(8, 32), nn.Dropout(0.2), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 1))
+        self.net = nn.Sequential(
+            nn.Linear(8, 32), nn.Dropout(0.2), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 1)
+        )
 
     def parts(self):
         return {"net": self.net}
