@@ -5,6 +5,7 @@ Axes: b batch, n tokens, m queries, h heads, d width.
 
 import math
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -16,6 +17,18 @@ __all__ = ["Attention", "Block", "CrossAttention", "CrossBlock", "FeedForward", 
 def take(values: Tensor, index: Tensor) -> Tensor:
     """Tokens (b, n, f) at positions (b, m) -> (b, m, f)."""
     return values.gather(1, index[:, :, None].expand(-1, -1, values.shape[-1]))
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0, scale: float | None = None) -> Tensor:
+    """softmax(c q kᵀ) v for (b, h, m, d) on (b, h, n, d); c is d^-1/2 if `scale` is None."""
+    short = q.shape[-2] * k.shape[-2] <= 512**2
+    if q.device.type == "cpu" and q.dtype is torch.bfloat16 and short and dropout == 0:
+        # two products are 2.5 times as fast, forward and backward, as the CPU's fused bf16 kernel at 146 tokens
+        weights = torch.softmax(
+            (q * (q.shape[-1] ** -0.5 if scale is None else scale)) @ k.transpose(-1, -2), dim=-1
+        )
+        return weights.to(v.dtype) @ v
+    return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, scale=scale)
 
 
 def check_heads(width: int, heads: int) -> int:
@@ -50,7 +63,7 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, self.head_width)).permute(2, 0, 3, 1, 4)
         dropout = self.dropout if self.training else 0.0
-        y = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, scale=self.scale)
+        y = attend(q, k, v, dropout, self.scale)
         return self.out(y.transpose(1, 2).flatten(2))
 
 
@@ -74,7 +87,7 @@ class CrossAttention(nn.Module):
         q = self.query(queries).unflatten(-1, (self.heads, self.head_width)).transpose(1, 2)
         kv = self.key_value(tokens).unflatten(-1, (2, self.heads, self.head_width))
         k, v = kv.permute(2, 0, 3, 1, 4)
-        y = F.scaled_dot_product_attention(q.expand(len(tokens), -1, -1, -1), k, v)
+        y = attend(q.expand(len(tokens), -1, -1, -1), k, v)
         return self.out(y.transpose(1, 2).flatten(2))
 
 

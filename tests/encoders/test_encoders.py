@@ -14,6 +14,7 @@ from astroclip_train.encoders import (
     MaskedTransformer,
     StandardisedPool,
 )
+from astroclip_train.encoders.blocks import attend
 from astroclip_train.errors import ConfigError
 
 
@@ -116,6 +117,15 @@ def test_published_attention_divides_the_logits_by_the_head_width():
     torch.testing.assert_close(attention(x)[0], expected)
     standard = MaskedTransformer(67, 16, 1, 2, window=10, stride=5)
     assert standard.blocks[0].attention.scale is None
+
+
+@pytest.mark.parametrize("scale", [None, 1 / 8])
+def test_bfloat16_attention_on_a_cpu_equals_the_fused_kernel(scale):
+    q, k, v = torch.randn(3, 2, 3, 9, 8)
+    exact = attend(q, k, v, scale=scale)
+    rough = attend(q.bfloat16(), k.bfloat16(), v.bfloat16(), scale=scale)
+    assert rough.dtype is torch.bfloat16
+    torch.testing.assert_close(rough.float(), exact, atol=0.03, rtol=0.03)
 
 
 def test_encoding_visible_tokens_equals_encoding_a_shorter_sequence():
