@@ -96,7 +96,7 @@ def prepare(overrides: Sequence[str], config_dirs: Sequence[str], allowed: Seque
         raise ConfigError(f"no experiment is named: begin with +experiment=NAME, one of {', '.join(known)}.")
     validate_structure(cfg)
     run_dir = RunDir(cfg, overrides, config_dirs)
-    if not run_dir.finished:
+    if run_dir.preflight or not run_dir.finished:
         run_dir.check_inputs()
         validate(cfg)
     return run_dir
