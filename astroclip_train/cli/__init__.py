@@ -1,1 +1,1 @@
-"""cli"""
+"""Console commands; nothing heavy is imported before work starts."""

@@ -1,1 +1,1 @@
-"""config"""
+"""Configuration: composition, validation, the identity of a run, and objects built from nodes."""
