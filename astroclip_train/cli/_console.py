@@ -49,7 +49,9 @@ def guard(
     except AstroTrainError as error:
         say(f"{program}: {error}")
         return error.exit_code
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as error:
+        if isinstance(error, SystemExit) and not isinstance(error.__context__, KeyboardInterrupt):
+            raise  # Lightning turns Ctrl-C into SystemExit
         say(f"\n{program}: stopped by Ctrl-C; {interrupted}")
         return INTERRUPTED
     except BrokenPipeError:
