@@ -1,5 +1,6 @@
 """Loggers beside metrics.csv: TensorBoard and Weights & Biases, both optional, both usable without an account."""
 
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,7 +43,7 @@ def _wandb_logger(wandb: Any, options: dict[str, Any], folder: Path, name: str) 
     from pytorch_lightning.loggers import WandbLogger
 
     record = folder / "wandb.json"
-    identity = read_json(record)["id"] if record.exists() else wandb.util.generate_id()
+    identity = read_json(record)["id"] if record.exists() else uuid.uuid4().hex[:8]
     write_json(record, {"id": identity})
     return WandbLogger(
         project=options.get("project", "astro-train"),
