@@ -36,7 +36,7 @@ def open_loggers(config: dict[str, Any], folder: Path, name: str) -> Iterator[li
         for logger in loggers:
             logger.finalize("success")
         if wandb is not None:
-            wandb.finish(quiet=True)
+            wandb.finish()
 
 
 def _wandb_logger(wandb: Any, options: dict[str, Any], folder: Path, name: str) -> Any:
