@@ -68,13 +68,19 @@ class Stage:
         """Hash of the identity keys, the data's content and the inputs' fingerprints."""
         known = [self._input_fingerprint(node) for node in self.inputs()]
         identity = stage_identity(OmegaConf.create(self.context.config), self.name)
+        planned = self.context.run_dir.planned.get(self.name)
+        if planned is not None:  # a lengthened schedule goes on from the checkpoints of the planned one
+            identity["trainer"]["max_steps"] = planned
         return fingerprint([identity, self.source.content_hash, known, self.context.limit])
 
     def _input_fingerprint(self, node: Any) -> str:
         origin = str(node["from"] if isinstance(node, dict) else node)
         if origin in self.context.config["stages"]:
             record = self.context.stage_folder(origin) / "done.json"
-            return read_json(record)["fingerprint"] if record.exists() else f"unfinished {origin}"
+            if not record.exists():
+                return f"unfinished {origin}"
+            done = read_json(record)
+            return f"{done['fingerprint']}@{done['step']}" if done.get("extended") else done["fingerprint"]
         path = Path(origin)
         files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
         digest = hashlib.sha256()
@@ -92,9 +98,10 @@ class Stage:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         say(f"stage {self.name}")
-        record = {"fingerprint": mark, "stage": self.name, **self.train()}
+        extended = self.name in self.context.run_dir.planned
+        record = {"fingerprint": mark, "stage": self.name, "extended": extended, **self.train()}
         write_json(self.folder / "done.json", record)
-        if self.context.limit is None:
+        if self.context.limit is None and not extended:
             write_json(self._index(mark), {"folder": str(self.folder.resolve())})
 
     def _index(self, mark: str) -> Path:
@@ -102,14 +109,12 @@ class Stage:
 
     def _finished_here(self, mark: str) -> bool:
         folder = self.context.stage_folder(self.name)
-        record = folder / "done.json"
-        if (
-            record.exists()
-            and read_json(record)["fingerprint"] == mark
-            and (folder / read_json(record)["best"]).exists()
-        ):
-            return True
-        if record.exists() or (self.folder / "reused.json").exists():
+        path = folder / "done.json"
+        record = read_json(path) if path.exists() else {}
+        if record.get("fingerprint") == mark and (folder / record["best"]).exists():
+            longer = self.context.run_dir.extension.get(self.name, 0)
+            return record.get("stopped", False) or longer <= record.get("step", longer)
+        if record or (self.folder / "reused.json").exists():
             self.context.forget(self.name)
             self.context.run_dir.metrics.cut(self.name, -1)
         return False
@@ -120,9 +125,8 @@ class Stage:
             return False
         folder = Path(read_json(index)["folder"])
         record = folder / "done.json"
-        if not record.exists() or read_json(record)["fingerprint"] != mark:
-            return False
-        if folder == self.folder.resolve():
+        done = read_json(record) if record.exists() else {}
+        if done.get("fingerprint") != mark or done.get("extended") or folder == self.folder.resolve():
             return False
         say(f"stage {self.name}: already trained in {folder}, reused.")
         write_json(self.folder / "reused.json", {"folder": str(folder)})
@@ -170,6 +174,8 @@ class Stage:
             folder=folder,
             metrics=self.context.run_dir.metrics,
             loggers=self.context.loggers,
+            callbacks=[build(c) for c in (self.context.config.get("callbacks") or {}).values()],
+            guard=self.context.run_dir.lease.check,
             **more,
         )
         return fit(job)
@@ -201,6 +207,8 @@ class Stage:
         return {
             "best": str(result.best.relative_to(folder)),
             "last": str(result.last.relative_to(folder)),
+            "step": result.step,
+            "stopped": result.stopped,
             "best_step": result.best_step,
             "best_value": result.best_value,
             "timing": result.timing,

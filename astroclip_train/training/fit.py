@@ -93,6 +93,7 @@ class FitJob:
         fingerprint: of everything above; a checkpoint with another one is not used.
         architecture: part name -> plain configuration.
         metadata: for users of the weights.
+        guard: called before every checkpoint; raises when this process may no longer write.
         probes: called as probe(system, step) every `probe_every` steps.
     """
 
@@ -114,6 +115,7 @@ class FitJob:
     probe_every: int | None = None
     loggers: Sequence[Any] = ()
     callbacks: Sequence[Any] = ()
+    guard: Callable[[], Any] | None = None
     flops: bool = True
 
 
@@ -127,6 +129,7 @@ class FitResult:
     best: Path
     last: Path
     timing: dict[str, float]
+    stopped: bool = False
 
     def load(self, which: str = "best") -> dict[str, Any]:
         """The content of the best or last checkpoint."""
@@ -173,10 +176,13 @@ def _finished(job: FitJob) -> FitResult | None:
             old.unlink()
         job.metrics.cut(job.name, -1)
         return None
+    stopped = bool(record.get("stopped"))
+    if record["step"] < job.settings.max_steps and not stopped:
+        return None  # its schedule was lengthened
+    best, last = job.folder / record["best"], job.folder / record["last"]
     result = FitResult(
-        record["step"], record["best_step"], record["best_value"],
-        job.folder / record["best"], job.folder / record["last"], record["timing"],
-    )  # fmt: skip
+        record["step"], record["best_step"], record["best_value"], best, last, record["timing"], stopped
+    )
     for kept in (result.best, result.last):
         if not kept.exists():
             raise RunError(
@@ -230,6 +236,11 @@ def _train(job: FitJob, module: TrainingModule, keeper: Keeper) -> None:
         keeper.close()
     if trainer.interrupted or keeper.interrupted:
         raise KeyboardInterrupt
+    if keeper.step < settings.max_steps and trainer.should_stop and not keeper.selection.stopped:
+        raise RunError(
+            f"{job.name} was stopped by a callback at step {keeper.step:,} of {settings.max_steps:,}: the same command "
+            "goes on from there."
+        )
     if keeper.step < settings.max_steps and not keeper.selection.stopped:
         raise RunError(
             f"{job.name} stopped at step {keeper.step} of {settings.max_steps} because its data ended: "
@@ -246,6 +257,7 @@ def _finish(job: FitJob, keeper: Keeper, folder: CheckpointFolder) -> FitResult:
     record = {
         "fingerprint": job.fingerprint,
         "step": keeper.step,
+        "stopped": keeper.selection.stopped,
         "best_step": best[0] if best else None,
         "best_value": best[1] if best else None,
         "best": str(best_path.relative_to(job.folder)),
@@ -255,9 +267,8 @@ def _finish(job: FitJob, keeper: Keeper, folder: CheckpointFolder) -> FitResult:
     }
     write_json(job.folder / "done.json", record)
     timing = keeper.throughput.summary()
-    return FitResult(
-        keeper.step, best[0] if best else None, best[1] if best else None, best_path, last, timing
-    )
+    step, value = best or (None, None)
+    return FitResult(keeper.step, step, value, best_path, last, timing, keeper.selection.stopped)
 
 
 def quiet_lightning() -> None:

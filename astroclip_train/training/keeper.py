@@ -114,7 +114,8 @@ class Keeper(pl.Callback):
             self._validate(module)
         if self.job.probe_every and (last or self.step % self.job.probe_every == 0):
             self._probe(module)
-        if last or self.selection.stopped or self.step % s.checkpoint_every_steps == 0:
+        stopping = self.selection.stopped or trainer.should_stop
+        if last or stopping or self.step % s.checkpoint_every_steps == 0:
             self._save(trainer)
         if self.selection.stopped:
             say(f"{self.job.name}: stopped early at step {self.step:,}, {s.monitor} no longer improves.")
@@ -211,6 +212,8 @@ class Keeper(pl.Callback):
 
     def _save(self, trainer: pl.Trainer) -> Path:
         self._check_finite()
+        if self.job.guard is not None:
+            self.job.guard()
         training = {
             "optimizer": trainer.optimizers[0].state_dict(),
             "ema": self.ema.state_dict() if self.ema is not None else None,

@@ -117,6 +117,7 @@ class RunDir:
         self.path = Path(self._temporary.name) if self._temporary else self.home
         self._check_identity()
         self.extension = self._extensions(cfg)
+        self.planned: dict[str, int] = {}  # steps of extended stages before the extension
         self.cfg = self._extended(cfg)
         self.lease = Lease(self.path / "lease.json")
 
@@ -208,6 +209,7 @@ class RunDir:
         longer = cfg.copy()
         for stage, steps in self.extension.items():
             if stage in longer["stages"]:
+                self.planned[stage] = int(longer["stages"][stage]["trainer"]["max_steps"])
                 longer["stages"][stage]["trainer"]["max_steps"] = steps
         return longer
 

@@ -66,7 +66,12 @@ def test_finetuning_is_never_worse_on_validation_than_the_head_it_starts_from(ti
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_variant_takes_steps(variant: str, tiny: Path) -> None:
     plan = command(
-        "astro-train", "+experiment=specclip", "scale=tiny", f"variant={variant}", "run.preflight=true", cwd=tiny
+        "astro-train",
+        "+experiment=specclip",
+        "scale=tiny",
+        f"variant={variant}",
+        "run.preflight=true",
+        cwd=tiny,
     )
     for fit in ("lrs", "xp", "align", "heads/flow"):
         assert fit in plan
@@ -87,7 +92,11 @@ def test_an_exported_model_is_adapted_to_a_store(adapt: str, tiny: Path) -> None
 @pytest.mark.slow
 def test_unfrozen_alignment_and_token_masking_take_steps(tiny: Path) -> None:
     words = ["stages.align.frozen=false", "stages.align.layer_decay=0.8", "stages.align.cache=false"]
-    words += ["stages.lrs.encoder.masking=token", "stages.lrs.objective.fill=token", "run.stages=[lrs,xp,align]"]
+    words += [
+        "stages.lrs.encoder.masking=token",
+        "stages.lrs.objective.fill=token",
+        "run.stages=[lrs,xp,align]",
+    ]
     command("astro-train", "+experiment=specclip", "scale=tiny", "run.preflight=true", *words, cwd=tiny)
 
 
@@ -95,7 +104,12 @@ def test_unfrozen_alignment_and_token_masking_take_steps(tiny: Path) -> None:
 def test_real_lamost_experiment(shared_data: Path, tiny: Path) -> None:
     file = shared_data / "lamost_afg" / "lamost_dr10_afg.h5"
     page = command(
-        "astro-train", "+experiment=lamost_parameters", "scale=tiny", f"dataset.path={file}", "dataset.fold=3", cwd=tiny
+        "astro-train",
+        "+experiment=lamost_parameters",
+        "scale=tiny",
+        f"dataset.path={file}",
+        "dataset.fold=3",
+        cwd=tiny,
     )
     metrics = json.loads((tiny / page.strip().splitlines()[-1]).with_name("metrics.json").read_text())
     assert set(metrics["heads"]) == {"teff", "logg", "feh"}

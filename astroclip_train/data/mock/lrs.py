@@ -118,12 +118,12 @@ class LRS:
         self.n_fft = _good_length(_OVERSAMPLE * (grid.n + 2 * margin))
         self.margin = margin
         fine = grid.start + grid.step * (np.arange(self.n_fft) / _OVERSAMPLE - margin)
-        self.spectrum = Spectrum(10**fine, CORE_WIDTH, n_nodes=20)
         taper = np.ones(self.n_fft)
         edge = 8 * _OVERSAMPLE
         ramp = 0.5 - 0.5 * np.cos(np.pi * (np.arange(edge) + 0.5) / edge)
         taper[:edge], taper[-edge:] = ramp, ramp[::-1]
-        self.spectrum.taper = taper  # type: ignore[attr-defined]
+        kept = slice(_OVERSAMPLE * margin, _OVERSAMPLE * (margin + grid.n), _OVERSAMPLE)
+        self.spectrum = Spectrum(10**fine, CORE_WIDTH, n_nodes=14, taper=taper, kept=kept)
         self.continuum = LinearContinuum(grid.wave(), order)
         self.terms = np.polynomial.chebyshev.chebvander(self.continuum.scaled, order)[:, 1:].T  # (order, l)
 
@@ -139,9 +139,7 @@ class LRS:
 
     def shape(self, ingredients: Tensor) -> tuple[Tensor, Tensor]:
         """Continuum on the grid (b, l), and the depth of lines at rest on the oversampled axis (b, n_fft)."""
-        flux, depth = self.spectrum.shape(ingredients)
-        on_grid = flux[:, _OVERSAMPLE * self.margin :: _OVERSAMPLE][:, : self.grid.n]
-        return on_grid, depth * self.spectrum.constant("taper", depth)
+        return self.spectrum.shape(ingredients)
 
     def flux(self, labels: Tensor, continuum: Tensor, depth: Tensor) -> Tensor:
         """Flux without noise, divided by its mean, with reddening but perfect calibration, (b, l).
@@ -150,8 +148,7 @@ class LRS:
             labels: (b, 8), of which reddening, velocity and rotation are used.
             continuum, depth: the result of `shape`.
         """
-        extinction = self.spectrum.constant("extinction", labels)[_OVERSAMPLE * self.margin :: _OVERSAMPLE]
-        dust = torch.exp(-0.4 * math.log(10) * labels[:, EBV, None] * extinction[: self.grid.n])
+        dust = self.spectrum.redden(labels[:, EBV, None])
         flux = continuum * dust * (1 - self._observe(depth, labels[:, RV, None], labels[:, VSINI, None]))
         return flux / flux.mean(-1, keepdim=True)
 

@@ -1,6 +1,7 @@
 """The model spectrum: continuum, profiles of lines and bands on a wavelength axis, and reddening."""
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -86,6 +87,41 @@ def _haze_profile(wave: np.ndarray) -> np.ndarray:
     return total
 
 
+def _templates(wave: np.ndarray, width: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Profiles (S, p) of all that absorbs near these wavelengths, and their places in the stacked strengths, (S,)."""
+    lines = line_list()
+    strong = lines.wave[lines.strong]
+    low, high = wave.min(), wave.max()
+    near = (lines.wave > low * (1 - 2e-3 * width.max() / 35)) & (
+        lines.wave < high * (1 + 2e-3 * width.max() / 35)
+    )
+    hydrogen = np.array([h[0] for h in HYDROGEN])
+    near_h = (hydrogen > low - 400) & (hydrogen < high + 400)
+    stark = np.abs(wave[None, :] - hydrogen[near_h, None])
+    core_a = np.maximum(_STARK_CORE, width / _LIGHT * wave)
+    near_strong = (strong > low - 150) & (strong < high + 150)
+    wing = _velocity(wave, strong[near_strong]) ** 2 + np.maximum(_WING_CORE, width) ** 2
+    blocks = [
+        _core_profiles(wave, lines.wave[near], width),
+        1 / wing,
+        1 / (stark**2 + core_a**2) ** 1.25,
+        _band_profiles(wave, width),
+        _haze_profile(wave)[None, :],
+    ]
+    kept = [near, near_strong, near_h, np.ones(len(BANDS) + 1, dtype=bool)]
+
+    return np.concatenate(blocks), np.flatnonzero(np.concatenate(kept))
+
+
+def _segments(template: np.ndarray, pixels: int = 200) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Pieces of the axis, each with the rows that are not zero there and their profiles."""
+    highest = template.max(1)
+    for start in range(0, template.shape[1], pixels):
+        block = template[:, start : start + pixels]
+        rows = np.flatnonzero(block.max(1) > 1e-8 * highest)
+        yield rows, np.ascontiguousarray(block[rows])
+
+
 class Spectrum:
     """Model spectra of stars at rest, as an instrument-free function on a fixed wavelength axis.
 
@@ -98,42 +134,32 @@ class Spectrum:
     Arguments:
         wave: vacuum wavelengths at rest in Å, shape (p,).
         core_width: σ of line cores in km/s, a number or (p,); wider than the star's for low resolution.
-        n_nodes: continuum nodes; None computes the continuum at every wavelength.
+        n_nodes: nodes at which smooth functions are computed; None computes them at every wavelength.
+        taper: factor of the depth of lines, (p,).
+        kept: the wavelengths at which the continuum is wanted.
     """
 
     def __init__(
-        self, wave: np.ndarray, core_width: float | np.ndarray = CORE_WIDTH, n_nodes: int | None = None
-    ):
+        self,
+        wave: np.ndarray,
+        core_width: float | np.ndarray = CORE_WIDTH,
+        n_nodes: int | None = None,
+        taper: np.ndarray | None = None,
+        kept: slice = slice(None),
+    ) -> None:
         self.wave = np.asarray(wave, dtype=np.float64)
         width = np.broadcast_to(np.asarray(core_width, dtype=np.float64), self.wave.shape)
-        lines = line_list()
-        strong = lines.wave[lines.strong]
-        low, high = self.wave.min(), self.wave.max()
-        near = (lines.wave > low * (1 - 2e-3 * width.max() / 35)) & (
-            lines.wave < high * (1 + 2e-3 * width.max() / 35)
-        )
-        hydrogen = np.array([h[0] for h in HYDROGEN])
-        near_h = (hydrogen > low - 400) & (hydrogen < high + 400)
-        stark = np.abs(self.wave[None, :] - hydrogen[near_h, None])
-        core_a = np.maximum(_STARK_CORE, width / _LIGHT * self.wave)
-        near_strong = (strong > low - 150) & (strong < high + 150)
-        wing = _velocity(self.wave, strong[near_strong]) ** 2 + np.maximum(_WING_CORE, width) ** 2
-        blocks = [
-            _core_profiles(self.wave, lines.wave[near], width),
-            1 / wing,
-            1 / (stark**2 + core_a**2) ** 1.25,
-            _band_profiles(self.wave, width),
-            _haze_profile(self.wave)[None, :],
-        ]
-        kept = [near, near_strong, near_h, np.ones(len(BANDS) + 1, dtype=bool)]
-        self.template = np.concatenate(blocks)
-        self.columns = np.flatnonzero(np.concatenate(kept))
-        self.extinction = extinction_curve(self.wave)
-        self.nodes, self.matrix = self.wave, None
+        self.template, self.columns = _templates(self.wave, width)
+        self.segments = list(_segments(self.template))
+        self.extinction = extinction_curve(self.wave[kept])
+        self.nodes, self.limit_matrix, self.continuum_matrix = self.wave, None, None
         if n_nodes is not None:
-            self.nodes, weights = wave_nodes(low, high, n_nodes)
-            self.matrix = _interpolation(self.nodes, weights, self.wave)
+            self.nodes, weights = wave_nodes(self.wave.min(), self.wave.max(), n_nodes)
+            matrix = _interpolation(self.nodes, weights, self.wave)
+            self.limit_matrix = matrix if taper is None else matrix * taper
+            self.continuum_matrix = np.ascontiguousarray(matrix[:, kept])
         self._cache: dict[tuple[torch.dtype, torch.device, str], Tensor] = {}
+        self._pieces: dict[tuple[torch.dtype, torch.device], list[tuple[Tensor, Tensor]]] = {}
 
     def constant(self, name: str, like: Tensor) -> Tensor:
         """An attribute as a tensor of the dtype and device of `like`."""
@@ -141,10 +167,6 @@ class Spectrum:
         if key not in self._cache:
             self._cache[key] = torch.as_tensor(getattr(self, name), dtype=like.dtype, device=like.device)
         return self._cache[key]
-
-    def _spread(self, values: Tensor) -> Tensor:
-        """From the nodes to all wavelengths, (b, n) -> (b, p)."""
-        return values if self.matrix is None else values @ self.constant("matrix", values)
 
     def ingredients(self, star: Star, strengths: Strengths) -> Tensor:
         """Everything that depends on the atmosphere, (b, m): strengths, depth limit and log continuum at the nodes."""
@@ -158,8 +180,20 @@ class Spectrum:
         """Continuum flux on a free scale and the share of it that lines take away, each (b, p)."""
         n = len(self.nodes)
         strengths, limit, log_flux = ingredients.split([len(self.columns), n, n], dim=1)
-        tau = strengths @ self.constant("template", ingredients)
-        return torch.exp(self._spread(log_flux)), self._spread(limit) * -torch.expm1(-tau)
+        if self.limit_matrix is not None:
+            limit = limit @ self.constant("limit_matrix", limit)
+            log_flux = log_flux @ self.constant("continuum_matrix", log_flux)
+        return torch.exp(log_flux), limit * -torch.expm1(-self._depth(strengths))
+
+    def _depth(self, strengths: Tensor) -> Tensor:
+        """Optical depth (b, p), strengths @ template, in pieces that leave out the lines that are far away."""
+        key = (strengths.dtype, strengths.device)
+        if key not in self._pieces:
+            self._pieces[key] = [
+                (torch.as_tensor(rows, device=key[1]), torch.as_tensor(block, dtype=key[0], device=key[1]))
+                for rows, block in self.segments
+            ]
+        return torch.cat([strengths[:, rows] @ block for rows, block in self._pieces[key]], dim=1)
 
     def redden(self, ebv: Tensor) -> Tensor:
         """Transmission of interstellar dust for E(B−V) of shape (b, 1), (b, p)."""
