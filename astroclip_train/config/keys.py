@@ -52,6 +52,7 @@ TABLE: tuple[tuple[str, str, str], ...] = (
     ("dataset.**", IDENTITY, "data content"),
     ("trainer.**", OPERATIONAL, "counts where stages use it"),
     ("logger.**", OPERATIONAL, "what is written besides"),
+    ("callbacks", OPERATIONAL, "none of them"),
     ("callbacks.timer.**", OPERATIONAL, "a time limit"),
     ("callbacks.**", IDENTITY, "may change the training"),
     ("evaluation.retrieval_gallery", IDENTITY, "what is measured"),
