@@ -141,7 +141,7 @@ class MockStars:
         snr_lrs, snr_xp: medians of the signal-to-noise ratios.
         lrs_grid: log10 grid of LRS: a `Grid`, its fields, or null for the published one.
         resolution: λ/FWHM of LRS.
-        bounds: "evaluation" (Cramér–Rao bounds for validation and test stars), "all" or "none".
+        bounds: Cramér–Rao bounds for "test" stars, for "evaluation" (validation and test), "all" or "none".
 
     Raises:
         ConfigError: an argument is out of range.
@@ -163,8 +163,8 @@ class MockStars:
                 f"mock stars need n ≥ 1, 0 ≤ repeats ≤ 1 and positive S/N, got n={n}, repeats={repeats}, "
                 f"snr_lrs={snr_lrs}, snr_xp={snr_xp}."
             )
-        if bounds not in ("evaluation", "all", "none"):
-            raise ConfigError(f"mock stars: bounds is {bounds!r}, expected evaluation, all or none.")
+        if bounds not in ("test", "evaluation", "all", "none"):
+            raise ConfigError(f"mock stars: bounds is {bounds!r}, expected test, evaluation, all or none.")
         grid = LRS_GRID if lrs_grid is None else lrs_grid
         self.n, self.seed, self.repeats, self.bounds = int(n), int(seed), float(repeats), bounds
         self.snr_median = (float(snr_lrs), float(snr_xp))
@@ -248,7 +248,8 @@ class MockStars:
         """Bounds of the evaluation samples (or all), NaN elsewhere."""
         from ...evaluation.bounds import crb_covariance
 
-        wanted = np.ones(len(order), bool) if self.bounds == "all" else split_of(names) != "train"
+        chosen = {"all": ("train", "validation", "test"), "evaluation": ("validation", "test"), "test": ("test",)}
+        wanted = np.isin(split_of(names), chosen[self.bounds])
         if not wanted.any():
             return
         rows = torch.as_tensor(np.flatnonzero(wanted))
