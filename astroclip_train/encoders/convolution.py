@@ -17,11 +17,11 @@ __all__ = ["ConvEncoder"]
 
 
 class _Stage(nn.Sequential):
-    """Convolution, GELU, halving by the maximum of two neighbours: (b, c, l) -> (b, d, l // stride // 2)."""
+    """Convolution, GELU and, with `pool`, halving by the maximum of two neighbours: (b, c, l) -> (b, d, l')."""
 
-    def __init__(self, channels: int, width: int, kernel: int, stride: int) -> None:
+    def __init__(self, channels: int, width: int, kernel: int, stride: int, pool: bool) -> None:
         conv = nn.Conv1d(channels, width, kernel, stride, padding=kernel // 2)
-        super().__init__(conv, nn.GELU(), nn.MaxPool1d(2))
+        super().__init__(conv, nn.GELU(), *([nn.MaxPool1d(2)] if pool else []))
 
 
 class ConvEncoder(Encoder):
@@ -34,8 +34,9 @@ class ConvEncoder(Encoder):
     Arguments:
         length: pixels l.
         channels: output channels of each stage, the last is the width d.
-        kernel: pixels of each kernel.
-        stride: of the first convolution.
+        kernel: pixels of each kernel, one number or one for each stage.
+        stride: of the first convolution, or one number for each stage.
+        pool: halve after each stage by maximum pooling; without it only strides shorten the spectrum.
         normalise: see above.
         batches: training batches over which pixel statistics are averaged.
 
@@ -51,21 +52,28 @@ class ConvEncoder(Encoder):
         self,
         length: int,
         channels: Sequence[int] = (16, 32, 32, 32),
-        kernel: int = 7,
-        stride: int = 1,
+        kernel: int | Sequence[int] = 7,
+        stride: int | Sequence[int] = 1,
+        pool: bool = True,
         normalise: str = "pixel",
         batches: int = 200,
     ) -> None:
         super().__init__()
         self.length, self.width, self.batches = length, channels[-1], batches
         self.normalise = choose("normalise", normalise, ("pixel", "object"))
-        strides = (stride,) + (1,) * (len(channels) - 1)
+        strides = (stride,) + (1,) * (len(channels) - 1) if isinstance(stride, int) else tuple(stride)
+        kernels = (kernel,) * len(channels) if isinstance(kernel, int) else tuple(kernel)
+        if not len(strides) == len(kernels) == len(channels):
+            raise ConfigError(
+                f"ConvEncoder: {len(channels)} channels, {len(kernels)} kernels and {len(strides)} strides must be "
+                "as many: give one of each for every stage."
+            )
         inputs = (1, *channels[:-1])
-        stages = zip(inputs, channels, strides, strict=True)
-        self.stages = nn.ModuleList(_Stage(c, d, kernel, step) for c, d, step in stages)
+        stages = zip(inputs, channels, kernels, strides, strict=True)
+        self.stages = nn.ModuleList(_Stage(c, d, k, step, pool) for c, d, k, step in stages)
         n = length
-        for step in strides:
-            n = ((n + 2 * (kernel // 2) - kernel) // step + 1) // 2
+        for k, step in zip(kernels, strides, strict=True):
+            n = ((n + 2 * (k // 2) - k) // step + 1) // (2 if pool else 1)
         if n < 1:
             raise ConfigError(f"{length} pixels are too few for {len(channels)} stages: use fewer channels.")
         self.n_tokens = n
@@ -106,7 +114,7 @@ class ConvEncoder(Encoder):
             conv = stage.get_submodule("0")
             assert isinstance(conv, nn.Conv1d)
             n = (n + 2 * int(conv.padding[0]) - conv.kernel_size[0]) // conv.stride[0] + 1
-            total, n = total + 2 * n * conv.weight.numel(), n // 2
+            total, n = total + 2 * n * conv.weight.numel(), n // 2 if len(stage) > 2 else n
         return total
 
     @classmethod

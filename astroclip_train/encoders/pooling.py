@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..errors import ConfigError
 from .blocks import CrossAttention
 
-__all__ = ["AttentionPool", "MeanPool", "Pool", "PositionPool", "StandardisedPool"]
+__all__ = ["AttentionPool", "FlattenPool", "MeanPool", "Pool", "PositionPool", "StandardisedPool"]
 
 
 class Pool(nn.Module, ABC):
@@ -55,6 +55,17 @@ class MeanPool(Pool):
 
     def forward(self, tokens: Tensor) -> Tensor:
         return tokens.mean(dim=1)
+
+
+class FlattenPool(Pool):
+    """All tokens one after another: features = n d."""
+
+    def __init__(self, n_tokens: int, width: int) -> None:
+        super().__init__(n_tokens, width)
+        self.features = n_tokens * width
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return tokens.flatten(1)
 
 
 class AttentionPool(Pool):

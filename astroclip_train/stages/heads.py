@@ -10,6 +10,7 @@ from torch import nn
 
 from ..config.fingerprint import fingerprint
 from ..config.targets import build
+from ..encoders import Pool
 from ..errors import ConfigError
 from ..files import read_json, write_json
 from ..randomness import step_seed
@@ -198,9 +199,8 @@ class HeadsStage(Stage):
         system.eval()
         for part in parts:
             pool = system.pools[part.name.replace(".", "__")]
-            if getattr(pool, "needs_fit", False):
-                fit_pool: Any = pool.fit
-                fit_pool([system.lookups.value[part.name](b) for b in batches])
+            if isinstance(pool, Pool) and part.name in system.lookups.value:
+                pool.fit([system.lookups.value[part.name](b) for b in batches])
         features = torch.cat([system.features(b) for b in batches])
         if not system.head.closed_form:
             system.head.prepare(features, torch.cat([b["labels"] for b in batches]))

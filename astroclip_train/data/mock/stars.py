@@ -248,7 +248,11 @@ class MockStars:
         """Bounds of the evaluation samples (or all), NaN elsewhere."""
         from ...evaluation.bounds import crb_covariance
 
-        chosen = {"all": ("train", "validation", "test"), "evaluation": ("validation", "test"), "test": ("test",)}
+        chosen = {
+            "all": ("train", "validation", "test"),
+            "evaluation": ("validation", "test"),
+            "test": ("test",),
+        }
         wanted = np.isin(split_of(names), chosen[self.bounds])
         if not wanted.any():
             return
