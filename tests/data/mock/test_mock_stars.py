@@ -7,7 +7,18 @@ import pytest
 import torch
 
 from astroclip_train.data.grids import LRS_GRID, XP_GRID, Grid
-from astroclip_train.data.mock import LABELS, LRS, XP, MockStars, sample_labels, sample_snr, simulate
+from astroclip_train.data.mock import (
+    LABELS,
+    LRS,
+    XP,
+    MockStars,
+    model_spectrum,
+    sample_labels,
+    sample_snr,
+    simulate,
+)
+from astroclip_train.data.mock.spectrum import Spectrum
+from astroclip_train.data.mock.strengths import Star, line_strengths
 from astroclip_train.data.store import Store
 from astroclip_train.errors import ConfigError, DataError
 
@@ -96,6 +107,24 @@ def test_line_spread_has_the_resolution() -> None:
     mean = (x * line).sum() / line.sum()
     sigma = torch.sqrt(((x - mean) ** 2 * line).sum() / line.sum())
     assert float(sigma) == pytest.approx(299792.458 / 1800 / 2.3548, rel=1e-3)
+
+
+def test_lrs_is_the_model_spectrum_seen_by_the_instrument() -> None:
+    """Nodes, pieces of templates and Fourier space change nothing: compare with a direct convolution."""
+    lrs = LRS()
+    labels = sample_labels(0, INDEX[:4])
+    labels[:, 6:] = 0
+    fine = 10 ** (3.602 - 0.002 + 5e-5 * np.arange(2 * (1462 + 40)))
+    at_rest, smooth = model_spectrum(labels, fine), Spectrum(fine)
+    star = Star.from_labels(labels)
+    continuum = torch.exp(smooth.ingredients(star, line_strengths(star))[:, -len(fine) :])
+    depth = 1 - at_rest / continuum / smooth.redden(labels[:, 5:6])
+    v = np.arange(-16, 17) * lrs.pixel / 2
+    kernel = torch.as_tensor(np.exp(-0.5 * (v / lrs.rest) ** 2))
+    seen = torch.nn.functional.conv1d(depth[:, None], (kernel / kernel.sum())[None, None])[:, 0]
+    seen = seen[:, 24 : 24 + 2 * 1462 : 2]
+    flux = (1 - seen) * (continuum * smooth.redden(labels[:, 5:6]))[:, 40 : 40 + 2 * 1462 : 2]
+    torch.testing.assert_close(lrs(labels), flux / flux.mean(1, keepdim=True), rtol=1e-5, atol=1e-5)
 
 
 def test_continuum_is_linear_and_its_noise_propagates() -> None:
