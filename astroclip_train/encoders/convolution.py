@@ -59,7 +59,7 @@ class ConvEncoder(Encoder):
         batches: int = 200,
     ) -> None:
         super().__init__()
-        self.length, self.width, self.batches = length, channels[-1], batches
+        self.length, self.width, self.batches, self.pool = length, channels[-1], batches, pool
         self.normalise = choose("normalise", normalise, ("pixel", "object"))
         strides = (stride,) + (1,) * (len(channels) - 1) if isinstance(stride, int) else tuple(stride)
         kernels = (kernel,) * len(channels) if isinstance(kernel, int) else tuple(kernel)
@@ -114,7 +114,7 @@ class ConvEncoder(Encoder):
             conv = stage.get_submodule("0")
             assert isinstance(conv, nn.Conv1d)
             n = (n + 2 * int(conv.padding[0]) - conv.kernel_size[0]) // conv.stride[0] + 1
-            total, n = total + 2 * n * conv.weight.numel(), n // 2 if len(stage) > 2 else n
+            total, n = total + 2 * n * conv.weight.numel(), n // 2 if self.pool else n
         return total
 
     @classmethod
