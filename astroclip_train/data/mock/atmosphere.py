@@ -49,20 +49,23 @@ def _minus_ion(theta: Tensor, wave: Tensor) -> Tensor:
     )
     bound_free = 4.158e-2 * bound.clamp_min(0.5) * theta**2.5 * torch.exp(LN10 * 0.754 * theta)
     l, t = torch.log10(wave), torch.log10(theta)
-    f0 = -2.2763 - 1.6850 * l + 0.76661 * l**2 - 0.0533464 * l**3
-    f1 = 15.2827 - 9.2846 * l + 1.99381 * l**2 - 0.142631 * l**3
-    f2 = -197.789 + 190.266 * l - 67.9775 * l**2 + 10.6913 * l**3 - 0.625151 * l**4
-    return bound_free + torch.exp(LN10 * (f0 + f1 * t + f2 * t**2))
+    free = torch.stack(
+        [
+            -2.2763 - 1.6850 * l + 0.76661 * l**2 - 0.0533464 * l**3,
+            15.2827 - 9.2846 * l + 1.99381 * l**2 - 0.142631 * l**3,
+            -197.789 + 190.266 * l - 67.9775 * l**2 + 10.6913 * l**3 - 0.625151 * l**4,
+        ]
+    )
+    powers = torch.cat([torch.ones_like(t), t, t**2], dim=1)
+    return bound_free + torch.exp(powers @ (LN10 * free))
 
 
 def _hydrogen(theta: Tensor, wave: Tensor) -> Tensor:
     """Bound-free absorption of hydrogen for a neutral atom in 10⁻²⁶ cm²; series edges are softened over 1 %."""
-    total = torch.zeros_like(theta * wave)
-    for n in range(2, 6):
-        energy = 13.598 * (1 - 1 / n**2)
-        edge = 911.8 * n**2
-        open_ = torch.sigmoid((edge - wave) / (0.01 * edge))
-        total = total + open_ * torch.exp(-LN10 * energy * theta) / n**3
+    levels = torch.arange(2, 6, dtype=wave.dtype, device=wave.device)[:, None]
+    edge = 911.8 * levels**2
+    open_ = torch.sigmoid((edge - wave) / (0.01 * edge)) / levels**3
+    total = torch.exp(-LN10 * 13.598 * (1 - 1 / levels.T**2) * theta) @ open_
     tail = (torch.exp(-LN10 * 13.22 * theta) - torch.exp(-LN10 * 13.598 * theta)) * 0.2171 / (13.598 * theta)
     return 1.0449 * wave**3 * (total + tail)
 
