@@ -1,5 +1,6 @@
 """What is in a store, as numbers for programmes and as tables for people."""
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,11 @@ def inspect(path: str | Path) -> dict[str, Any]:
     Raises:
         DataError: the file is missing, damaged or not a store.
     """
-    store = Store(path, max_bad_fraction=1.0)
+    with contextlib.closing(Store(path, max_bad_fraction=1.0)) as store:
+        return _contents(store)
+
+
+def _contents(store: Store) -> dict[str, Any]:
     objects, visits = np.unique(store.object_id, return_counts=True)
     ra, _ = positions_of(store)
     return {

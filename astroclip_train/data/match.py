@@ -1,5 +1,6 @@
 """Joins two stores of different surveys into one, object by object."""
 
+import contextlib
 import dataclasses
 from pathlib import Path
 
@@ -86,7 +87,16 @@ def match_stores(
     Raises:
         DataError: a store is unreadable, both hold the same modality, or nothing matches.
     """
-    first, second = Store(a, max_bad_fraction=1.0), Store(b, max_bad_fraction=1.0)
+    with (
+        contextlib.closing(Store(a, max_bad_fraction=1.0)) as first,
+        contextlib.closing(Store(b, max_bad_fraction=1.0)) as second,
+    ):
+        return _match(first, second, a, b, options, keep_unmatched)
+
+
+def _match(
+    first: Store, second: Store, a: str | Path, b: str | Path, options: ConvertOptions, keep_unmatched: bool
+) -> MatchReport:
     both = sorted(set(first.modalities) & set(second.modalities))
     if both:
         raise DataError(

@@ -1,5 +1,6 @@
 """Every promise of a store's layout, checked; each broken one is one sentence."""
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -41,17 +42,21 @@ def validate(path: str | Path, *, max_bad_fraction: float = 0.1, radius: float =
     """
     try:
         store = Store(path, max_bad_fraction=1.0)
-        store.verify()
     except DataError as error:
         return [str(error)]
-    problems: list[str] = []
-    for check in (_identity, _modalities, _labels, _splits):
+    with contextlib.closing(store):
         try:
-            problems += list(check(store))
+            store.verify()
         except DataError as error:
-            problems.append(str(error))
-    problems += _bad(store, max_bad_fraction)
-    return problems + list(_neighbours(store, radius))
+            return [str(error)]
+        problems: list[str] = []
+        for check in (_identity, _modalities, _labels, _splits):
+            try:
+                problems += list(check(store))
+            except DataError as error:
+                problems.append(str(error))
+        problems += _bad(store, max_bad_fraction)
+        return problems + list(_neighbours(store, radius))
 
 
 def _identity(store: Store) -> Iterator[str]:

@@ -29,6 +29,7 @@ INK, GREY, ACCENT = "#1f2933", "#8a94a0", "#c2410c"
 COLOURS = ("#1d4ed8", "#c2410c", "#15803d", "#7c3aed", "#ca8a04", "#0891b2", "#be185d", "#57534e")
 
 RC: Any = {
+    "text.usetex": False,  # GaiaXPy sets it for the whole process
     "font.size": 8.5,
     "axes.titlesize": 9.0,
     "axes.labelsize": 8.5,
