@@ -282,6 +282,8 @@ class Task:
     """null takes the stage's."""
     lora: Lora | None = None
     """With `finetune`: low-rank updates instead of all weights."""
+    per_input: dict[str, Any] | None = None
+    """Input -> keys of this task that differ there, such as a wider head for richer features."""
     trainer: Annotated[Trainer, Partial] | None = None
     """Keys that differ from the stage's."""
 

@@ -99,6 +99,7 @@ class HeadsStage(Stage):
         return self.folder / "tasks" / f"{task}__{name}"
 
     def _task(self, task: str, node: dict[str, Any], name: str) -> dict[str, Any]:
+        node = for_input(node, name)
         folder = self._task_folder(task, name)
         mark = fingerprint([self.fingerprint(), task, name, node])
         done = folder / "task.json"
@@ -124,7 +125,7 @@ class HeadsStage(Stage):
                 encoders[part.name], plans[f"encoders.{part.name}"] = self._encoder(label, node, part)
         pools = {p.name: self._pool(label, node, p, encoders.get(p.name), plans) for p in parts}
         width = sum(getattr(pools[p.name], "features", None) or self.bank.size(p)["length"] for p in parts)
-        head_node = node["head"] or self.config["tasks"][node["init"]]["head"]
+        head_node = node["head"] or for_input(self.config["tasks"][node["init"]], name)["head"]
         plan = {**head_node, "in_features": width, "labels": list(self.source.label_names)}
         plans["head"] = plan
         head = self.context.build(self.name, f"{label}/head", plan)
@@ -287,3 +288,12 @@ def load_into_adapted(encoder: nn.Module, state: dict[str, torch.Tensor]) -> Non
     for name, value in state.items():
         parent, _, leaf = name.rpartition(".")
         own[name if name in own else f"{parent}.linear.{leaf}"].copy_(value)
+
+
+def for_input(node: dict[str, Any], name: str) -> dict[str, Any]:
+    """A task's configuration on one input, with what `per_input` changes there."""
+    changed = (node.get("per_input") or {}).get(name) or {}
+    return {
+        **node,
+        **{k: {**(node.get(k) or {}), **v} if isinstance(v, dict) else v for k, v in changed.items()},
+    }
