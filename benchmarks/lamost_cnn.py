@@ -3,8 +3,7 @@
     python benchmarks/lamost_cnn.py path/to/lamost_dr10_afg.h5
 
 Every star is in the test fold once. The network sees the spectra as the experiment does: 3972–5740 Å over the same
-pseudo-continuum. It trains on all other folds; its settings were chosen on folds 1 and 3 and left alone.
-Intervals are 68 % of bootstrap resamples.
+pseudo-continuum. It trains on all other folds. Intervals are 68 % of bootstrap resamples.
 """
 
 import argparse
