@@ -95,7 +95,7 @@ def test_finished_run_says_so_and_a_second_run_reuses_its_stages(whole: Path) ->
     assert process.returncode == 0
     assert "is finished" in out + err
     process = start(
-        root, "run.stages=[lrs,xp,align]", "stages.align.objective.objectives.contrastive.temperature=0.1"
+        root, "run.stages=[lrs,xp,align]", "stages.align.objective.temperature=0.1"
     )
     out, err = process.communicate(timeout=LIMIT)
     assert process.returncode == 0, err
