@@ -165,11 +165,22 @@ def test_a_bug_shows_a_traceback(tmp_path, monkeypatch):
         main([*TINY])
 
 
+def _answer_interrupts():
+    """A shell that started the tests in the background made its children ignore Ctrl-C; a terminal does not."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.slow
 def test_interrupt_then_the_same_command_finishes(tmp_path):
     """Ctrl-C in the middle of training: exit code 130 and a sentence; the same command goes on to the report."""
     words = [*TINY, "stages.lrs.trainer.max_steps=400", "stages.lrs.trainer.val_every_steps=100"]
-    child = subprocess.Popen([*COMMAND, *words], stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+    child = subprocess.Popen(
+        [*COMMAND, *words],
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+        preexec_fn=_answer_interrupts,
+    )
     deadline = time.monotonic() + 240
     while time.monotonic() < deadline and not list(
         tmp_path.glob("runs/specclip/*/stages/lrs/checkpoints/*.ckpt")
