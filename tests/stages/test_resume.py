@@ -94,9 +94,7 @@ def test_finished_run_says_so_and_a_second_run_reuses_its_stages(whole: Path) ->
     out, err = process.communicate(timeout=LIMIT)
     assert process.returncode == 0
     assert "is finished" in out + err
-    process = start(
-        root, "run.stages=[lrs,xp,align]", "stages.align.objective.temperature=0.1"
-    )
+    process = start(root, "run.stages=[lrs,xp,align]", "stages.align.objective.temperature=0.1")
     out, err = process.communicate(timeout=LIMIT)
     assert process.returncode == 0, err
     assert "stage lrs: already trained in" in err
