@@ -89,7 +89,7 @@ WRONG = [
     ([S, "stages.lrs.encoder.stride=30"], "stages.lrs.encoder: "),
     ([S, "scale=paper", f"{ALIGN}.heads.lrs.heads=7"], "stages.align.heads.lrs: "),
     ([S, "variant=clip_split", f"{ALIGN}.heads.lrs.shared=500"], "the bottleneck splits embeddings of 192"),
-    ([S, f"+{ALIGN}.heads.lrs.features=64"], "must have one length"),
+    ([S, f"{ALIGN}.heads.lrs.features=64"], "must have one length"),
 ]  # fmt: skip
 
 
