@@ -86,7 +86,7 @@ WRONG = [
     ([S, "stages.lrs.optimizer.lr=fast"], "stages.lrs.optimizer.lr=fast must be a number"),
     ([S, "stages.lrs.objective.fill=zero"], "does not fit stages.lrs.encoder.masking=drop"),
     ([S, "stages.lrs.objective.keep=1.5"], "keep=1.5 must lie between 0 and 1"),
-    ([S, "stages.lrs.encoder.stride=30"], "stages.lrs.encoder: "),
+    ([S, "stages.lrs.encoder.stride=50"], "stages.lrs.encoder: "),
     ([S, "scale=paper", f"{ALIGN}.heads.lrs.heads=7"], "stages.align.heads.lrs: "),
     ([S, "variant=clip_split", f"{ALIGN}.heads.lrs.shared=500"], "the bottleneck splits embeddings of 192"),
     ([S, f"{ALIGN}.heads.lrs.features=64"], "must have one length"),
