@@ -11,6 +11,7 @@ __all__ = ["add_generic"]
 
 
 def add_generic(command: Parser) -> None:
+    """Adds the options of `astro-data convert hdf5|table|npz`."""
     command.add_argument("path", type=Path, metavar="FILE")
     arrays = command.add_argument_group("arrays of the file (KEY is a dataset, array or column)")
     arrays.add_argument(

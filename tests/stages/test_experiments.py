@@ -97,7 +97,9 @@ def test_unfrozen_alignment_and_token_masking_take_steps(tiny: Path) -> None:
         "stages.lrs.objective.fill=token",
         "run.stages=[lrs,xp,align]",
     ]
-    plan = command("astro-train", "+experiment=specclip", "scale=tiny", "run.preflight=true", *words, cwd=tiny)
+    plan = command(
+        "astro-train", "+experiment=specclip", "scale=tiny", "run.preflight=true", *words, cwd=tiny
+    )
     assert all(stage in plan for stage in ("lrs", "xp", "align"))
     assert "heads" not in plan
 
