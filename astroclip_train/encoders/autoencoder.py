@@ -35,7 +35,7 @@ class AutoEncoder(Encoder):
 
     The input vector is (μ, s, z) for `stats="mean_std"` (published for Gaia XP: 345 entries, 42,846,129
     parameters with width 768 and hidden 1290), (log10 s, z) for `"log_std"`, z for `"none"`, with z the
-    standardised spectrum.
+    standardised spectrum, and (x − 1) / 0.1 for `"fixed"` (spectra over their continuum).
 
     References:
         SpecCLIP, Zhao et al. 2025, https://arxiv.org/abs/2507.01939
@@ -61,7 +61,7 @@ class AutoEncoder(Encoder):
         super().__init__()
         self.length, self.width, self.n_tokens = length, width, 1
         self.stats = choose("stats", stats, STATS)
-        entries = length + {"mean_std": 2, "log_std": 1, "none": 0}[stats]
+        entries = length + {"mean_std": 2, "log_std": 1}.get(stats, 0)
         self.input = nn.Linear(entries, hidden)
         self.encode_blocks = nn.ModuleList(_block(hidden, expansion) for _ in range(blocks))
         self.latent = nn.Linear(hidden, width)
@@ -78,9 +78,9 @@ class AutoEncoder(Encoder):
         self, x: Tensor, ivar: Tensor | None = None, mask: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Input vector and weights of its entries, both of shape (b, l + statistics)."""
-        z, weight, mean, std = standardise(x, ivar, mask)
+        z, weight, mean, std = standardise(x, ivar, mask, self.stats == "fixed")
         weight = torch.ones_like(z) if weight is None else weight
-        if self.stats == "none":
+        if self.stats in ("none", "fixed"):
             return z, weight
         stats = [mean, std] if self.stats == "mean_std" else [std.log10()]
         ones = torch.ones_like(mean)
