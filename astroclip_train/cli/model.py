@@ -30,7 +30,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def parser() -> Parser:
     """The command line with its subcommands."""
     made = Parser(
-        prog="astro-model", description="Describes, exports and uses trained models; shows sweeps.", allow_abbrev=False
+        prog="astro-model",
+        description="Describes, exports and uses trained models; shows sweeps.",
+        allow_abbrev=False,
     )
     made.add_argument("--version", action="version", version=f"astro-model {__version__}")
     commands = made.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -78,7 +80,9 @@ def parser() -> Parser:
     one.set_defaults(work=_export)
 
     one = commands.add_parser("sweep", help="trials of a sweep: table, best command, and a page with figures")
-    one.add_argument("folder", help="the sweep's folder, such as runs/specclip/sweep-optuna-align.val_loss-1a2b3c4")
+    one.add_argument(
+        "folder", help="the sweep's folder, such as runs/specclip/sweep-optuna-align.val_loss-1a2b3c4"
+    )
     one.add_argument("--json", action="store_true", help="print JSON")
     one.add_argument("--out", metavar="HTML", help="the page; default: sweep.html in the folder")
     one.set_defaults(work=_sweep)

@@ -47,10 +47,11 @@ class Metric:
         ]
 
     def measured(self, run: Path, *, growing: bool = False) -> list[str]:
-        """The validation metrics that the fit has written so far, by their whole names."""
+        """The metrics of its kind (validation or probes) that the fit has written so far, by their whole names."""
         columns = {k for _, row in self._table(run, growing) for k, v in row.items() if v}
         prefix = self.name.removesuffix(self.column)
-        return sorted(prefix + c for c in columns if c.startswith(VALIDATION))
+        kind = next(v for v in VALIDATION if self.column.startswith(v))  # the two come at steps of their own
+        return sorted(prefix + c for c in columns if c.startswith(kind))
 
     def value(self, run: Path) -> float | None:
         """The value of the checkpoint that the stage keeps: at its best step, else the last one; None if absent."""
@@ -103,10 +104,10 @@ def metric_of(name: str | None, config: Mapping[str, Any]) -> Metric:
     parts = name.split(".")
     is_label = parts[0] == "heads" and len(parts) > 1 and parts[1] in labels
     if parts[0] in TEST or is_label or "test" in re.split(r"[._]", name):
-        near = closest(name, known) or known[0]
+        example = closest(name, known) or next(iter(known), "<stage>.val_loss")
         raise ConfigError(
             f"sweep.metric={name} is measured on test objects, which a sweep must not see: "
-            f"take a validation metric such as {near}."
+            f"take a validation metric such as {example}."
         )
     fit = next((f for f in sorted(fits, key=len, reverse=True) if name.startswith(f + ".")), None)
     if fit is None:
@@ -115,10 +116,10 @@ def metric_of(name: str | None, config: Mapping[str, Any]) -> Metric:
         raise ConfigError(f"sweep.metric={name} is not a metric of this experiment: {advice}")
     column = name.removeprefix(fit + ".")
     if not column.startswith(VALIDATION):
-        near = closest(column, ["val_loss", f"val_{column}"]) or "val_loss"
+        meant = closest(column, ["val_loss", f"val_{column}"]) or "val_loss"
         raise ConfigError(
             f"sweep.metric={name} is not a validation metric, whose names begin with val_ or probe_: "
-            f"did you mean {fit}.{near}?"
+            f"did you mean {fit}.{meant}?"
         )
     return Metric(name, fits[fit].split("/")[0], fits[fit], column)
 

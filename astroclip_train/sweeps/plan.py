@@ -11,6 +11,7 @@ from ..config.compose import compose, normalise
 from ..config.fingerprint import fingerprint
 from ..config.keys import command_identity
 from ..config.messages import listing
+from ..config.targets import allow_target
 from ..config.validate import validate_structure
 from ..errors import ConfigError
 from .metric import Metric, metric_of, needed_stages
@@ -67,7 +68,11 @@ class Plan:
 
     def trial_overrides(self, params: dict[str, Any]) -> list[str]:
         """Those of a trial: only the stages that the metric needs, and no look at test objects."""
-        kept = [o for o in self.overrides(params) if o.split("=")[0].lstrip("+") not in ("run.stages", "run.evaluate")]
+        kept = [
+            o
+            for o in self.overrides(params)
+            if o.split("=")[0].lstrip("+") not in ("run.stages", "run.evaluate")
+        ]
         return [*kept, f"run.stages=[{','.join(self.stages)}]", "run.evaluate=false"]
 
     def record(self) -> dict[str, Any]:
@@ -80,7 +85,9 @@ class Plan:
             "config_dirs": self.config_dirs,
             "allowed": self.allowed,
             "keys": {d.name: d.key for d in self.space},
-            "texts": {d.name: [list(pair) for pair in zip(d.choices, d.texts, strict=True)] for d in self.space},
+            "texts": {
+                d.name: [list(pair) for pair in zip(d.choices, d.texts, strict=True)] for d in self.space
+            },
             "stages": self.stages,
         }
 
@@ -88,7 +95,8 @@ class Plan:
 def definition(settings: dict[str, Any], space: Sequence[Dimension]) -> dict[str, Any]:
     """What makes two sweeps the same, beside the identity of their runs."""
     keys = ("kind", "metric", "direction", "seed", "startup_trials")
-    return {**{k: settings[k] for k in keys}, "space": {d.name: d.describe() for d in space}}
+    described = {d.name: d.describe() for d in space}
+    return {**{k: settings[k] for k in keys}, "space": described, "order": list(described)}
 
 
 def plan_of(overrides: Sequence[str], config_dirs: Sequence[str], allowed: Sequence[str]) -> Plan | None:
@@ -108,19 +116,15 @@ def plan_of(overrides: Sequence[str], config_dirs: Sequence[str], allowed: Seque
     _check_owner(raw, fixed, config_dirs)
     base = [o for o in fixed if o.split("=")[0].lstrip("+~").split(".")[0] != "sweep"]
     first = [d.override(d.ends()[0]) for d in space]
-    cfg = compose([*fixed, *first], config_dirs)
-    validate_structure(cfg)
     for package in allowed:
-        from ..config.targets import allow_target
-
         allow_target(package)
+    cfg = _checked([*fixed, *first], config_dirs)
     _check_run(cfg)
     config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
     metric = metric_of(settings["metric"], config)
     stages = _stages(metric, config)
     _check_space(space, base, first, config_dirs, metric, stages, config)
-    identity = command_identity(compose([*base, *first], config_dirs))
-    mark = fingerprint([definition(settings, space), identity])[:7]
+    mark = fingerprint([definition(settings, space), command_identity(cfg)])[:7]
     name = settings["name"] or f"{settings['kind']}-{metric.name.replace('/', '-')}-{mark}"
     folder = Path(config["run"]["root"]) / str(config["experiment"] or "run") / f"{FOLDER_PREFIX}{name}"
     return Plan(
@@ -150,14 +154,27 @@ def _split(overrides: Sequence[str]) -> tuple[list[str], list[Any]]:
 def _check_owner(cfg: DictConfig, fixed: Sequence[str], config_dirs: Sequence[str]) -> None:
     """A trial is composed without the sweep file, so that file may set nothing but the sweep."""
     bare = [o for o in fixed if not o.startswith(("+sweep=", "sweep.", "++sweep."))]
-    with_file, without = (OmegaConf.to_container(c) for c in (cfg, compose(bare, config_dirs, resolved=False)))
-    assert isinstance(with_file, dict) and isinstance(without, dict)
+    with_file, without = (
+        OmegaConf.to_container(c) for c in (cfg, compose(bare, config_dirs, resolved=False))
+    )
+    assert isinstance(with_file, dict)
+    assert isinstance(without, dict)
     changed = [k for k, v in with_file.items() if k != "sweep" and v != without.get(k)]
     if changed:
         raise ConfigError(
             f"the file of +sweep sets {listing(map(str, changed))} beside sweep: "
             "put that into the experiment's file or on the command line."
         )
+
+
+def _checked(overrides: Sequence[str], config_dirs: Sequence[str]) -> DictConfig:
+    """A composed configuration whose keys, types and classes are right; sizes are left to the trial that has them."""
+    from ..config.trial import check_target  # imports torch
+
+    cfg = compose(overrides, config_dirs)
+    for key, node, supplied in validate_structure(cfg):
+        check_target(key, node, supplied)
+    return cfg
 
 
 def _check_run(cfg: DictConfig) -> None:
@@ -194,7 +211,9 @@ def _check_space(
         head, _, rest = dimension.name.partition(".")
         stage = rest.split(".")[0]
         if head == "sweep":
-            raise ConfigError(f"{dimension.name} is a setting of the sweep and cannot be swept: give one value.")
+            raise ConfigError(
+                f"{dimension.name} is a setting of the sweep and cannot be swept: give one value."
+            )
         if head == "stages" and stage in config["stages"] and stage not in stages:
             raise ConfigError(
                 f"{dimension.name} is swept, but sweep.metric={metric.name} does not depend on stage {stage}: "
@@ -206,9 +225,7 @@ def _check_space(
                 return
             done += 1
             point = [*first[:number], dimension.override(value), *first[number + 1 :]]
-            cfg = compose([*base, *point], config_dirs)
-            validate_structure(cfg)
-            seen.append(fingerprint(command_identity(cfg)))
+            seen.append(fingerprint(command_identity(_checked([*base, *point], config_dirs))))
         if len(set(seen)) < len(seen):
             raise ConfigError(
                 f"{dimension.name} has values that make the same run: vary keys that change the mathematics."

@@ -63,7 +63,7 @@ class Dimension:
         """
         if self.choices:
             return list(self.choices)
-        if self.step is None and not self.integer or self.log:
+        if (self.step is None and not self.integer) or self.log:
             raise ConfigError(
                 f"{self.name} is an interval, which has no grid: give a list or a step, or take +sweep=random."
             )
@@ -92,7 +92,9 @@ class Dimension:
         for choice, text in zip(self.choices, self.texts, strict=True):
             if type(choice) is type(value) and choice == value:
                 return f"{self.key}={text}"
-        raise ConfigError(f"{self.name}={value} is not one of {', '.join(self.texts)}: it was searched otherwise.")
+        raise ConfigError(
+            f"{self.name}={value} is not one of {', '.join(self.texts)}: it was searched otherwise."
+        )
 
     def describe(self) -> Any:
         """Plain data, the same for the same dimension."""
@@ -101,7 +103,7 @@ class Dimension:
         return {"low": self.low, "high": self.high, "log": self.log, "step": self.step, "int": self.integer}
 
     def _count(self) -> int:
-        return int(math.floor((self.high - self.low) / (self.step or 1) + 1e-9)) + 1
+        return math.floor((self.high - self.low) / (self.step or 1) + 1e-9) + 1
 
     def _on_grid(self, i: int) -> Any:
         return self._number(self.low + i * (self.step or 1))
@@ -178,7 +180,7 @@ def _choices(key: str, values: Sequence[Any], where: str) -> Dimension:
 
     choices, texts = [], []
     for value in values:
-        text = Override._get_value_element_as_str(value)
+        text = str(value).lower() if isinstance(value, bool) else Override._get_value_element_as_str(value)
         plain = getattr(value, "text", value)  # a quoted string
         texts.append(text)
         choices.append(plain if plain is None or isinstance(plain, PRIMITIVE) else text)

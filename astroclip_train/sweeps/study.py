@@ -66,7 +66,9 @@ def load_study(folder: Path) -> tuple[Any, dict[str, Any]]:
     file = folder / "sweep.json"
     if not file.exists():
         near = sorted(str(p.parent) for p in folder.glob("**/sweep.json"))[:3]
-        advice = f"did you mean {', '.join(near)}?" if near else "start one with astro-train -m +sweep=optuna."
+        advice = (
+            f"did you mean {', '.join(near)}?" if near else "start one with astro-train -m +sweep=optuna."
+        )
         raise RunError(f"{folder} is not the folder of a sweep, it has no sweep.json: {advice}")
     record = read_json(file)
     storage = open_storage(folder, record.get("storage"))

@@ -117,7 +117,9 @@ def print_sweep(told: dict[str, Any]) -> None:
         if trial["reason"]:
             print(f"trial {trial['number']} failed: {trial['reason']}")
     if told["best"]:
-        print(f"best command, {'evaluated' if told['best']['evaluated'] else 'not yet evaluated'} on test objects:")
+        print(
+            f"best command, {'evaluated' if told['best']['evaluated'] else 'not yet evaluated'} on test objects:"
+        )
         print(f"  {told['best']['command']}")
 
 

@@ -18,7 +18,16 @@ __all__ = ["Ending", "child_environment", "run_trial", "why"]
 
 POLL = 0.5  # seconds between looks at metrics.csv
 GRACE = 60.0  # seconds a process has to save and leave
-LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "NODE_RANK", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
+LAUNCHER = (
+    "RANK",
+    "WORLD_SIZE",
+    "LOCAL_RANK",
+    "LOCAL_WORLD_SIZE",
+    "NODE_RANK",
+    "GROUP_RANK",
+    "MASTER_ADDR",
+    "MASTER_PORT",
+)
 LAUNCHERS = ("SLURM_", "TORCHELASTIC_", "ROLE_", "PMI_", "PMIX_", "OMPI_")
 
 
@@ -87,7 +96,11 @@ def run_trial(
 
 
 def _attend(
-    command: list[str], environment: dict[str, str], log: IO[bytes], watch: Callable[[], Any], stop: threading.Event
+    command: list[str],
+    environment: dict[str, str],
+    log: IO[bytes],
+    watch: Callable[[], Any],
+    stop: threading.Event,
 ) -> Ending:
     child = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
     try:

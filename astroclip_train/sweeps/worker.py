@@ -143,7 +143,9 @@ class SweepRun:
         again = "again " if claim.resumed else ""
         say(f"trial {claim.number} {again}{self._point(claim)} -> {run}")
         start = time.monotonic()
-        devices = int(run_dir.cfg["trainer"]["devices"]) if str(run_dir.cfg["trainer"]["devices"]).isdigit() else 1
+        devices = (
+            int(run_dir.cfg["trainer"]["devices"]) if str(run_dir.cfg["trainer"]["devices"]).isdigit() else 1
+        )
         environment = child_environment(self.launch, index, self.plan.settings["workers"], devices)
         for _ in range(MOST_KILLS + 1):
             ending = run_trial(
@@ -190,15 +192,21 @@ class SweepRun:
             self._fail(claim, f"{metric.name} is {value}")
             return
         self.study.tell(claim, self.states.COMPLETE, value)
-        best = self.study.best()
-        said = "the best so far" if best.number == claim.number else f"best {best.value:.5g} by trial {best.number}"
+        best: Any = self.study.best()
+        said = (
+            "the best so far"
+            if best.number == claim.number
+            else f"best {best.value:.5g} by trial {best.number}"
+        )
         self._progress(f"trial {claim.number}: {metric.name} {value:.5g}, {said}")
 
     def _prune(self, claim: Claim) -> None:
         values = self.study.storage.get_trial(claim.id).intermediate_values
         step = max(values)
         self.study.tell(claim, self.states.PRUNED)
-        self._progress(f"trial {claim.number}: pruned at step {step:,}, {self.plan.metric.name} {values[step]:.5g}")
+        self._progress(
+            f"trial {claim.number}: pruned at step {step:,}, {self.plan.metric.name} {values[step]:.5g}"
+        )
 
     def _fail(self, claim: Claim, reason: str) -> None:
         self.study.note(claim, reason=reason)
@@ -225,7 +233,9 @@ class SweepRun:
             return 0
         best = self.study.best()
         if best is None:
-            raise RunError(f"no trial of {self.study.folder} has a value: see the reasons with astro-model sweep.")
+            raise RunError(
+                f"no trial of {self.study.folder} has a value: see the reasons with astro-model sweep."
+            )
         with claimed(self.study.folder / "final.lease.json"):
             return self._select(best)
 
@@ -239,7 +249,13 @@ class SweepRun:
             environment = child_environment(self.launch, 0, 1, 1)
             log = self.study.folder / "final.txt"
             ending = run_trial(
-                self.plan.overrides(params), self.options, Path(run_dir.path), log, environment, lambda: None, self.stop
+                self.plan.overrides(params),
+                self.options,
+                Path(run_dir.path),
+                log,
+                environment,
+                lambda: None,
+                self.stop,
             )
             if self.signal is not None:
                 say("stopped; the same command goes on with the evaluation of the selected trial.")
