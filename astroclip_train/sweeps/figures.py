@@ -83,25 +83,28 @@ def curves_figure(told: Tree) -> Figure | None:
         return None
     drawn, ((axes,),) = figure(1, 1, height=2.8)
     best = (told["best"] or {}).get("number")
-    labels = set()
+    labels: set[str] = set()
     for trial in reversed(lines):
         points = [(int(s), v) for s, v in trial["curve"].items() if v is not None]
         if not points:
             continue
         steps, values = zip(*points, strict=True)
         first = trial["number"] == best
-        kind = f"trial {best}, selected" if first else trial["state"]
         style: Tree = {"color": COLOURS[0], "lw": 1.8, "zorder": 3} if first else {"color": GREY, "lw": 0.8}
-        style["label"] = None if kind in labels else kind
-        labels.add(kind)
-        axes.plot(steps, values, **style)
+        _once(axes, labels, f"trial {best}, selected" if first else "others", steps, values, "-", **style)
         if trial["state"] == "pruned":
-            axes.plot(steps[-1], values[-1], "x", ms=4.5, color=ACCENT, zorder=4)
+            _once(axes, labels, "pruned here", steps[-1:], values[-1:], "x", ms=4.5, color=ACCENT, zorder=4)
     flat = [v for t in lines for v in t["curve"].values() if v is not None]
     _bounded(axes, flat, flat)
     axes.set(xlabel="step", ylabel=told["metric"])
     axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=3, borderaxespad=0.2)
     return drawn
+
+
+def _once(axes: Axes, labels: set[str], label: str, *points: Any, **style: Any) -> None:
+    """Plots with a label that the legend gets once."""
+    axes.plot(*points, label=None if label in labels else label, **style)
+    labels.add(label)
 
 
 class _Scale:
@@ -217,6 +220,7 @@ def slices_figure(told: Tree) -> Figure | None:
         else:
             xs = [t["params"][key] for t in trials]
             axes.set_xscale("log" if scale.log else "linear")
+            axes.set_xlim(*_margins(scale))
         axes.plot(xs[1:], values[1:], "o", ms=3.5, color=INK, alpha=0.7)
         axes.plot(xs[:1], values[:1], "o", ms=6, color=ACCENT)
         axes.set_xlabel(short[key])
@@ -226,6 +230,15 @@ def slices_figure(told: Tree) -> Figure | None:
     for row in panels:
         row[0].set_ylabel(told["metric"])
     return drawn
+
+
+def _margins(scale: _Scale) -> tuple[float, float]:
+    """The searched interval with a little room on both sides."""
+    if scale.log:
+        room = (scale.high / scale.low) ** 0.04
+        return scale.low / room, scale.high * room
+    room = 0.04 * (scale.high - scale.low) or 1.0
+    return scale.low - room, scale.high + room
 
 
 def importances(study: Any, told: Tree) -> dict[str, float]:

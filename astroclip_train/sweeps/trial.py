@@ -13,6 +13,7 @@ from typing import IO, Any
 from ..errors import AstroTrainError
 from ..files import read_json
 from ..training.claims import live_holder
+from ..training.progress import say
 
 __all__ = ["Ending", "child_environment", "run_trial", "why"]
 
@@ -44,6 +45,11 @@ class Ending:
     code: int
     verdict: Any = None
     stopped: bool = False
+
+    @property
+    def killed(self) -> bool:
+        """Whether a signal from outside ended it, at once (negative) or after it had saved (128 + number)."""
+        return (self.code < 0 or self.code > 128) and self.verdict is None and not self.stopped
 
 
 def child_environment(launch: str, worker: int, workers: int, devices: int) -> dict[str, str]:
@@ -86,7 +92,13 @@ def run_trial(
         watch: called every POLL seconds; anything but None stops the process and becomes the verdict.
         stop: set when the sweep is stopping.
     """
-    while live_holder(run / "lease.json") is not None:
+    told = False
+    while (holder := live_holder(run / "lease.json")) is not None:
+        if not told:
+            say(
+                f"  {run} is still being trained by process {holder['pid']} on {holder['host']}: waiting for it"
+            )
+        told = True
         if stop.wait(POLL):
             return Ending(0, stopped=True)
     command = [sys.executable, "-m", "astroclip_train.cli.train", *options, *overrides]

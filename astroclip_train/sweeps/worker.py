@@ -26,6 +26,7 @@ __all__ = ["run_sweep"]
 
 PRUNE = "prune"
 MOST_KILLS = 2  # a process killed from outside is started again so often
+SIGNAL_DELAY = 1.0  # seconds by which a signal to all processes may reach the trial before the sweep
 
 
 def run_sweep(plan: Plan, prepare: Prepare) -> int:
@@ -151,8 +152,7 @@ class SweepRun:
             ending = run_trial(
                 overrides, self.options, run, log, environment, lambda: self._watch(claim, run), self.stop
             )
-            killed = ending.code < 0 and ending.verdict is None and not ending.stopped
-            if not killed or self.stop.wait(1.0):
+            if not ending.killed or self.stop.wait(SIGNAL_DELAY):
                 break
         self._book(claim, run, log, ending, time.monotonic() - start)
 

@@ -161,5 +161,6 @@ def test_a_metric_that_is_not_measured_stops_the_first_trial(sweeps, capsys):
 def test_sqlite_is_for_one_worker(sweeps, capsys):
     assert sweeps.here(LOG, "sweep.n_trials=2", "sweep.storage='sqlite:///s.db'", "sweep.workers=2") == 2
     assert "which several workers damage" in capsys.readouterr().err
-    assert sweeps.here(LOG, "sweep.n_trials=2", "sweep.storage='sqlite:///s.db'") == 0
+    words = ("sweep.n_trials=2", "sweep.storage='sqlite:///s.db'", "sweep.pruner.name=hyperband")
+    assert sweeps.here(LOG, *words) == 0
     assert {t["state"] for t in by_number(sweeps.only())} == {"complete"}
