@@ -1,5 +1,6 @@
 """What a sweep is, read from the command before anything starts: space, metric, folder, and the trials' commands."""
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,9 +124,14 @@ def plan_of(overrides: Sequence[str], config_dirs: Sequence[str], allowed: Seque
     config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
     metric = metric_of(settings["metric"], config)
     stages = _stages(metric, config)
-    _check_space(space, base, first, config_dirs, metric, stages, config)
+    _check_space(space, base, first, config_dirs, metric, stages, cfg)
     mark = fingerprint([definition(settings, space), command_identity(cfg)])[:7]
-    name = settings["name"] or f"{settings['kind']}-{metric.name.replace('/', '-')}-{mark}"
+    given = settings["name"]
+    if given is not None and not re.fullmatch(r"[\w][\w.+=@-]*", str(given)):
+        raise ConfigError(
+            f"sweep.name={given} is not usable as a folder name: use letters, digits and . _ - + = @."
+        )
+    name = given or f"{settings['kind']}-{metric.name.replace('/', '-')}-{mark}"
     folder = Path(config["run"]["root"]) / str(config["experiment"] or "run") / f"{FOLDER_PREFIX}{name}"
     return Plan(
         settings, space, metric, base, list(config_dirs), list(allowed), stages,
@@ -203,29 +209,31 @@ def _stages(metric: Metric, config: dict[str, Any]) -> list[str]:
 
 def _check_space(
     space: Sequence[Dimension], base: Sequence[str], first: Sequence[str], config_dirs: Sequence[str],
-    metric: Metric, stages: Sequence[str], config: dict[str, Any],
+    metric: Metric, stages: Sequence[str], cfg: DictConfig,
 ) -> None:  # fmt: skip
-    """Composes and checks each key at its ends or choices, the others at their first."""
-    done = 0
-    for number, dimension in enumerate(space):
+    """Composes and checks each key at its ends or choices, the others at their first, which is done in `cfg`."""
+    marks = {tuple(first): fingerprint(command_identity(cfg))}
+    for dimension in space:
         head, _, rest = dimension.name.partition(".")
         stage = rest.split(".")[0]
         if head == "sweep":
             raise ConfigError(
                 f"{dimension.name} is a setting of the sweep and cannot be swept: give one value."
             )
-        if head == "stages" and stage in config["stages"] and stage not in stages:
+        if head == "stages" and stage in cfg["stages"] and stage not in stages:
             raise ConfigError(
                 f"{dimension.name} is swept, but sweep.metric={metric.name} does not depend on stage {stage}: "
                 f"take a metric of {stage}."
             )
+    for number, dimension in enumerate(space):
         seen = []
         for value in dimension.ends():
-            if done >= MOST_CHECKS:
-                return
-            done += 1
-            point = [*first[:number], dimension.override(value), *first[number + 1 :]]
-            seen.append(fingerprint(command_identity(_checked([*base, *point], config_dirs))))
+            point = (*first[:number], dimension.override(value), *first[number + 1 :])
+            if point not in marks:
+                if len(marks) >= MOST_CHECKS:
+                    return
+                marks[point] = fingerprint(command_identity(_checked([*base, *point], config_dirs)))
+            seen.append(marks[point])
         if len(set(seen)) < len(seen):
             raise ConfigError(
                 f"{dimension.name} has values that make the same run: vary keys that change the mathematics."

@@ -244,13 +244,13 @@ class SweepStudy:
         for name, value in attributes.items():
             self.storage.set_trial_user_attr(claim.id, name, value)
 
-    def report(self, claim: Claim, rows: list[tuple[int, float]]) -> bool:
-        """Books intermediate values that are new, and says whether the trial should be stopped."""
+    def report(self, claim: Claim, rows: list[tuple[int, float]], *, ended: bool = False) -> bool:
+        """Books intermediate values that are new, and says whether the trial should be stopped; none that has ended."""
         known = self.storage.get_trial(claim.id).intermediate_values
         fresh = [(step, value) for step, value in rows if step not in known]
         for step, value in fresh:
             self.storage.set_trial_intermediate_value(claim.id, step, value)
-            if self.study.pruner.prune(self.study, self.storage.get_trial(claim.id)):
+            if not ended and self.study.pruner.prune(self.study, self.storage.get_trial(claim.id)):
                 return True
         return False
 

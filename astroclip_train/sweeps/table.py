@@ -46,7 +46,7 @@ def read_sweep(folder: Path) -> dict[str, Any]:
         told["best"] = {
             **{k: best[k] for k in ("number", "value", "params", "run")},
             "command": command(record, best["params"]),
-            "evaluated": (Path(best["run"]) / "metrics.json").exists(),
+            "evaluated": (folder.parent / Path(best["run"]).name / "metrics.json").exists(),
         }
     return told
 

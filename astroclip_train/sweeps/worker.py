@@ -180,7 +180,7 @@ class SweepRun:
 
     def _complete(self, claim: Claim, run: Path) -> None:
         metric = self.plan.metric
-        self.study.report(claim, metric.rows(run))
+        self.study.report(claim, metric.rows(run), ended=True)
         value = metric.value(run)
         if value is None:
             error = metric.absent(run) or ConfigError(

@@ -164,3 +164,20 @@ def test_sqlite_is_for_one_worker(sweeps, capsys):
     words = ("sweep.n_trials=2", "sweep.storage='sqlite:///s.db'", "sweep.pruner.name=hyperband")
     assert sweeps.here(LOG, *words) == 0
     assert {t["state"] for t in by_number(sweeps.only())} == {"complete"}
+
+
+def test_a_trial_whose_worker_died_before_its_parameters_were_written_gets_them(sweeps):
+    """The narrowest moment: the trial has its number, and nothing else."""
+    from astroclip_train.sweeps.plan import plan_of
+    from astroclip_train.sweeps.study import SweepStudy
+
+    words = ["+experiment=one", "+sweep=optuna", "sweep.metric=xp.val_loss", "sweep.n_trials=3", LOG]
+    folders = [str(sweeps.folder / "conf")]
+    plan, other = (plan_of([*words, f"run.root={root}"], folders, []) for root in ("a", "b"))
+    whole, torn = SweepStudy(plan), SweepStudy(other)
+    expected = whole.next()
+    torn.study.sampler = torn._sampler(0)
+    torn.study.ask()  # and the worker dies here
+    found = torn.next()
+    assert (found.number, found.resumed, found.params) == (0, True, expected.params)
+    assert torn.next().number == 1  # the first is held now
