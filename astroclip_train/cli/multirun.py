@@ -75,6 +75,10 @@ def multirun(overrides: Sequence[str], config_dirs: Sequence[str] = (), allowed:
     from ..sweeps.plan import plan_of
     from .train import prepare
 
+    if int(os.environ.get("WORLD_SIZE") or 1) > 1 and "RANK" in os.environ:
+        raise ConfigError(
+            "-m under torchrun would start every job once per rank: start it by itself, without torchrun."
+        )
     plan = plan_of(overrides, config_dirs, allowed)
     if plan is not None:
         from ..sweeps.worker import run_sweep

@@ -5,6 +5,7 @@ import pytest
 from astroclip_train.cli.train import main
 from astroclip_train.errors import ConfigError
 from astroclip_train.sweeps.plan import plan_of
+from astroclip_train.sweeps.trial import child_environment
 
 BASE = ["+experiment=specclip", "scale=tiny", "+sweep=optuna"]
 RATE = "stages.align.optimizer.lr=tag(log,interval(1e-4,1e-2))"
@@ -119,6 +120,29 @@ def test_a_sweep_file_of_ones_own(tmp_path):
         handle.write("labels: {n: 5}\n")
     with pytest.raises(ConfigError, match="sets labels beside sweep"):
         plan_of(words, [str(tmp_path / "conf")], [])
+
+
+def test_ranks_do_not_start_sweeps_of_their_own(monkeypatch, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    assert main(["-m", *BASE, "sweep.metric=align.val_loss", RATE]) == 2
+    assert "-m under torchrun would start every job once per rank" in capsys.readouterr().err
+
+
+def test_a_trial_has_its_own_process_group_and_its_share_of_the_machine(monkeypatch):
+    for name, value in {
+        "RANK": "0",
+        "SLURM_NTASKS": "2",
+        "MASTER_PORT": "1",
+        "CUDA_VISIBLE_DEVICES": "4,5,6,7",
+    }.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    made = child_environment("launch", worker=1, workers=2, devices=2)
+    assert not {"RANK", "SLURM_NTASKS", "MASTER_PORT"} & set(made)
+    assert (made["CUDA_VISIBLE_DEVICES"], made["ASTRO_TRAIN_LAUNCH"]) == ("6,7", "launch")
+    assert int(made["OMP_NUM_THREADS"]) >= 1
+    assert child_environment("launch", worker=0, workers=1, devices=1)["CUDA_VISIBLE_DEVICES"] == "4,5,6,7"
 
 
 def test_other_sweeps_are_no_studies(capsys):
