@@ -25,9 +25,13 @@ class Reconstruction(NamedTuple):
     weight: Tensor
 
 
-def _block(hidden: int, expansion: float) -> nn.Sequential:
+def _block(hidden: int, expansion: float, norm: str) -> nn.Sequential:
     inner = int(hidden * expansion)
-    return nn.Sequential(nn.LayerNorm(hidden), nn.Linear(hidden, inner), nn.GELU(), nn.Linear(inner, hidden))
+    return nn.Sequential(_norm(norm, hidden), nn.Linear(hidden, inner), nn.GELU(), nn.Linear(inner, hidden))
+
+
+def _norm(norm: str, width: int) -> nn.Module:
+    return nn.LayerNorm(width) if norm == "layer" else nn.Identity()
 
 
 class AutoEncoder(Encoder):
@@ -47,6 +51,11 @@ class AutoEncoder(Encoder):
         expansion: inner width of a block over `hidden`.
         blocks: blocks on each side.
         stats: see above.
+        norm: `"layer"` (published) or `"none"`. A LayerNorm divides by the length of its vector, which in spectra over
+            their continuum is the strength of the lines; without it the latent space stays nearly linear.
+
+    Raises:
+        ConfigError: an unknown choice.
     """
 
     def __init__(
@@ -57,17 +66,19 @@ class AutoEncoder(Encoder):
         expansion: float = 3,
         blocks: int = 2,
         stats: str = "mean_std",
+        norm: str = "layer",
     ) -> None:
         super().__init__()
         self.length, self.width, self.n_tokens = length, width, 1
         self.stats = choose("stats", stats, STATS)
+        choose("norm", norm, ("layer", "none"))
         entries = length + {"mean_std": 2, "log_std": 1}.get(stats, 0)
         self.input = nn.Linear(entries, hidden)
-        self.encode_blocks = nn.ModuleList(_block(hidden, expansion) for _ in range(blocks))
+        self.encode_blocks = nn.ModuleList(_block(hidden, expansion, norm) for _ in range(blocks))
         self.latent = nn.Linear(hidden, width)
-        self.norm = nn.LayerNorm(width)
+        self.norm = _norm(norm, width)
         self.expand = nn.Linear(width, hidden)
-        self.decode_blocks = nn.ModuleList(_block(hidden, expansion) for _ in range(blocks))
+        self.decode_blocks = nn.ModuleList(_block(hidden, expansion, norm) for _ in range(blocks))
         self.output = nn.Linear(hidden, entries)
         for module in self.modules():
             if isinstance(module, nn.Linear):
