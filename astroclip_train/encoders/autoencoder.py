@@ -2,7 +2,7 @@ r"""Multilayer-perceptron autoencoder of a whole spectrum, whose latent vector i
 
 .. math:: e = \mathrm{LN}(W_2\, B_2 B_1 W_1 v), \qquad \hat v = W_4\, B_4 B_3 W_3 e, \qquad v = (\mu, s, z)
 
-where each block :math:`B` is LayerNorm, Linear, GELU, Linear, without a residual path.
+where each block :math:`B` is LayerNorm, Linear, GELU, Linear, without a residual path as published, or with one.
 """
 
 from typing import NamedTuple
@@ -53,6 +53,8 @@ class AutoEncoder(Encoder):
         stats: see above.
         norm: `"layer"` (published) or `"none"`. A LayerNorm divides by the length of its vector, which in spectra over
             their continuum is the strength of the lines; without it the latent space stays nearly linear.
+        residual: h + B(h) instead of B(h), with B starting at zero: training starts from a linear autoencoder, whose
+            latent space is that of the principal components.
 
     Raises:
         ConfigError: an unknown choice.
@@ -67,9 +69,11 @@ class AutoEncoder(Encoder):
         blocks: int = 2,
         stats: str = "mean_std",
         norm: str = "layer",
+        residual: bool = False,
     ) -> None:
         super().__init__()
         self.length, self.width, self.n_tokens = length, width, 1
+        self.residual = residual
         self.stats = choose("stats", stats, STATS)
         choose("norm", norm, ("layer", "none"))
         entries = length + {"mean_std": 2, "log_std": 1}.get(stats, 0)
@@ -82,8 +86,11 @@ class AutoEncoder(Encoder):
         self.output = nn.Linear(hidden, entries)
         for module in self.modules():
             if isinstance(module, nn.Linear):
-                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+                nn.init.kaiming_normal_(module.weight, nonlinearity="linear" if residual else "relu")
                 nn.init.zeros_(module.bias)
+        if residual:
+            for block in (*self.encode_blocks, *self.decode_blocks):
+                nn.init.zeros_(block[-1].weight)  # type: ignore[index]
 
     def vector(
         self, x: Tensor, ivar: Tensor | None = None, mask: Tensor | None = None
@@ -105,17 +112,17 @@ class AutoEncoder(Encoder):
 
     def encode(self, vector: Tensor) -> Tensor:
         """Input vector (b, l + statistics) -> latent (b, d)."""
-        h = self.input(vector)
-        for block in self.encode_blocks:
-            h = block(h)
+        h = self._through(self.encode_blocks, self.input(vector))
         return self.norm(self.latent(h))
 
     def decode(self, latent: Tensor) -> Tensor:
         """Latent (b, d) -> reconstructed input vector."""
-        h = self.expand(latent)
-        for block in self.decode_blocks:
-            h = block(h)
-        return self.output(h)
+        return self.output(self._through(self.decode_blocks, self.expand(latent)))
+
+    def _through(self, blocks: nn.ModuleList, h: Tensor) -> Tensor:
+        for block in blocks:
+            h = h + block(h) if self.residual else block(h)
+        return h
 
     def reconstruct(
         self, x: Tensor, ivar: Tensor | None = None, mask: Tensor | None = None

@@ -1,6 +1,6 @@
 r"""Plain reconstruction of the input vector of an autoencoder.
 
-.. math:: L = \sum_i w_i (\hat v_i - v_i)^2 / \sum_i w_i
+.. math:: L = \sum_i w_i |\hat v_i - v_i|^p / \sum_i w_i, \qquad p = 2 \text{ or } 1
 """
 
 from torch import Tensor
@@ -8,6 +8,7 @@ from torch import Tensor
 from ..encoders.autoencoder import AutoEncoder
 from ..encoders.base import Encoder
 from ..errors import ConfigError
+from ..registry import choose
 from .base import EncoderObjective, Metrics
 
 __all__ = ["Autoencode"]
@@ -21,13 +22,15 @@ class Autoencode(EncoderObjective):
         ivar_weighted: weight entries by the share of signal in their variance (see `Tokens`) instead of
             equally.
 
+        error: `"mse"` (published) or `"l1"`, which a few bad or very noisy spectra move less.
+
     Raises:
         ConfigError: the encoder cannot reconstruct.
     """
 
-    def __init__(self, ivar_weighted: bool = False) -> None:
+    def __init__(self, ivar_weighted: bool = False, error: str = "mse") -> None:
         super().__init__()
-        self.ivar_weighted = ivar_weighted
+        self.ivar_weighted, self.error = ivar_weighted, choose("error", error, ("mse", "l1"))
 
     def n_uniforms(self, encoder: Encoder) -> int:
         return 0
@@ -40,7 +43,9 @@ class Autoencode(EncoderObjective):
         target, prediction, weight = encoder.reconstruct(x, ivar, mask)
         if not self.ivar_weighted:
             weight = (weight > 0).to(target.dtype)
-        loss = ((prediction - target).square() * weight).sum() / weight.sum().clamp_min(1e-12)
+        difference = prediction - target
+        difference = difference.square() if self.error == "mse" else difference.abs()
+        loss = (difference * weight).sum() / weight.sum().clamp_min(1e-12)
         return loss, {"loss": loss.detach()}
 
     @classmethod
