@@ -5,15 +5,15 @@
 #   slurm/start_test_slurm.sh --stop     stop it; its logs stay
 #
 # It never touches a cluster: where /etc/slurm/slurm.conf was not written by this script it stops with a sentence.
-# ASTRO_TRAIN_SLURM_DIR (default /var/tmp/astro-train-slurm) holds logs and state; ASTRO_TRAIN_SLURM_CPUS (default at
-# least 4) is how many one-core tasks fit at once, whatever the number of cores.
+# ASTRO_TRAIN_SLURM_DIR (default /var/tmp/astro-train-slurm) holds logs and state. SLURM believes in ASTRO_TRAIN_SLURM_CPUS
+# (default at least 8) cores, 8 GPUs and 512 GB, so that the templates can be submitted as they are; it enforces none.
 set -euo pipefail
 
 dir=${ASTRO_TRAIN_SLURM_DIR:-/var/tmp/astro-train-slurm}
 conf=/etc/slurm/slurm.conf
 mark="# written by astro-train's slurm/start_test_slurm.sh"
 cores=$(nproc)
-cpus=${ASTRO_TRAIN_SLURM_CPUS:-$((cores > 4 ? cores : 4))}
+cpus=${ASTRO_TRAIN_SLURM_CPUS:-$((cores > 8 ? cores : 8))}
 node=$(hostname -s)
 
 fail() {
@@ -36,14 +36,12 @@ install_slurm() {
     >"$dir/apt.log" 2>&1 || fail "apt-get could not install slurm-wlm and munge, see $dir/apt.log."
 }
 
-memory() { # MiB that jobs may ask for: nine tenths of what there is
-  awk '/^MemTotal:/ {print int($2 / 1024 * 0.9)}' /proc/meminfo
-}
-
 write_conf() {
   mkdir -p "$(dirname "$conf")"
   # AuthInfo=cred_expire is also how long a requeued job waits before it starts again (120 s on most clusters).
-  # config_overrides lets more one-core tasks in than there are cores.
+  # config_overrides makes SLURM believe the numbers of NodeName.
+  touch "$dir"/gpu{0..7} # a GPU is a file that exists
+  printf '%s\nName=gpu File=%s/gpu[0-7]\n' "$mark" "$dir" >/etc/slurm/gres.conf
   cat >"$conf.new" <<CONF
 $mark
 ClusterName=astro-train-test
@@ -59,6 +57,7 @@ SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU
 SchedulerParameters=sched_interval=5,bf_interval=5,batch_sched_delay=1
 SlurmdParameters=config_overrides
+GresTypes=gpu
 JobAcctGatherType=jobacct_gather/none
 AccountingStorageType=accounting_storage/none
 MpiDefault=none
@@ -79,7 +78,7 @@ SlurmctldPidFile=$dir/slurmctld.pid
 SlurmdPidFile=$dir/slurmd.pid
 SlurmctldLogFile=$dir/slurmctld.log
 SlurmdLogFile=$dir/slurmd.log
-NodeName=$node NodeAddr=127.0.0.1 CPUs=$cpus RealMemory=$(memory) State=UNKNOWN
+NodeName=$node NodeAddr=127.0.0.1 CPUs=$cpus RealMemory=512000 Gres=gpu:8 State=UNKNOWN
 PartitionName=main Nodes=$node Default=YES MaxTime=INFINITE State=UP PriorityTier=1 GraceTime=20
 PartitionName=urgent Nodes=$node MaxTime=INFINITE State=UP PriorityTier=10 PreemptMode=OFF
 CONF

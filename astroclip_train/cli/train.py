@@ -17,7 +17,7 @@ __all__ = ["main", "single"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command and returns its exit code: 0 done, 2 a user's error, 130 stopped by Ctrl-C."""
+    """Runs the command and returns its exit code: 0 done, 2 a user's error, 130 Ctrl-C, 138 SIGUSR1, 143 SIGTERM."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     return guard(
         "astro-train", _main, arguments, interrupted="the same command goes on from the newest checkpoint."
@@ -103,8 +103,25 @@ def prepare(overrides: Sequence[str], config_dirs: Sequence[str], allowed: Seque
 
 
 def single(overrides: Sequence[str], config_dirs: Sequence[str] = (), allowed: Sequence[str] = ()) -> int:
-    """Runs one configuration to its end."""
-    run_dir = prepare(overrides, config_dirs, allowed)
+    """Runs one configuration to its end, or to the signal that stops it: see `training.interruption`."""
+    from ..training.interruption import Interrupted, current
+    from ..training.requeue import leave
+
+    interruption = current()
+    requeue: Any = "auto"
+    try:
+        interruption.install()
+        run_dir = prepare(overrides, config_dirs, allowed)
+        requeue = False if run_dir.preflight else run_dir.cfg["run"]["requeue"]
+        return _single(run_dir)
+    except Interrupted as stop:
+        code, what_now = leave(stop, interruption, requeue)
+        saved = f" after step {stop.step:,}, whose checkpoint is written" if stop.step is not None else ""
+        say(f"astro-train: stopped by {stop}{saved}; {what_now}")
+        return code
+
+
+def _single(run_dir: Any) -> int:
     if run_dir.finished and not run_dir.preflight:
         report = run_dir.path / "report.html"
         where = report if report.exists() else run_dir.path

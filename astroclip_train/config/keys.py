@@ -42,6 +42,7 @@ TABLE: tuple[tuple[str, str, str], ...] = (
     ("run.fresh", OPERATIONAL, "which generation"),
     ("run.extend", OPERATIONAL, "booked in the run directory"),
     ("run.preflight", OPERATIONAL, "a trial"),
+    ("run.requeue", OPERATIONAL, "when"),
     ("labels.names", IDENTITY, "what is predicted"),
     ("labels.n", IDENTITY, "how many labelled objects"),
     ("data.block", IDENTITY, "the order of the objects"),

@@ -65,6 +65,8 @@ class Run:
     """New total number of steps of the one stage in `run.stages`."""
     preflight: bool = False
     """Checks everything, takes two real steps, prints the plan and ends."""
+    requeue: Literal["auto"] | bool = "auto"
+    """Whether a SLURM job that is warned of its end queues itself again; auto does where scontrol is found."""
 
 
 @dataclass
