@@ -76,6 +76,11 @@ def parser() -> Parser:
     one.add_argument("--reference", nargs="+", metavar="STORE", help="training data, for in_domain flags")
     one.add_argument("--overwrite", action="store_true", help="replace an earlier export")
     one.set_defaults(work=_export)
+
+    one = commands.add_parser("doctor", help="what support asks for: versions, machine, logs; no secrets")
+    one.add_argument("run", help="a run directory")
+    one.add_argument("--output", metavar="FILE", help="write it there")
+    one.set_defaults(work=_doctor)
     for command in commands.choices.values():
         command.add_argument("--allow-target", action="append", default=[], metavar="PKG")
     return made
@@ -234,6 +239,12 @@ def _export(options: argparse.Namespace) -> int:
         say("no training data were found, so the export has no in_domain flags: give --reference STORE.")
     print(out)
     return 0
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from .doctor import doctor
+
+    return doctor(options.run, options.output)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,8 @@ from ..config.fingerprint import fingerprint
 from ..errors import ConfigError
 from ..files import write_json
 from ..training.run_dir import RunDir, launch_id
-from ._console import INTERRUPTED, say
+from ._console import INTERRUPTED, STOPPED, say
+from .slurm_launcher import submit, take_launcher
 
 __all__ = ["Job", "jobs_of", "multirun"]
 
@@ -72,6 +73,7 @@ def multirun(overrides: Sequence[str], config_dirs: Sequence[str] = (), allowed:
     """
     from .train import prepare
 
+    overrides, launcher = take_launcher(overrides, config_dirs)
     jobs = []
     points = jobs_of(overrides, config_dirs)
     for number, (full, differing) in enumerate(points, 1):
@@ -81,6 +83,8 @@ def multirun(overrides: Sequence[str], config_dirs: Sequence[str] = (), allowed:
             point = " ".join(differing) or "the only one"
             raise ConfigError(f"job {number} of {len(points)} ({point}): {error}") from error
     _distinct(jobs)
+    if launcher is not None:
+        return submit(jobs, launcher, config_dirs, allowed)
     sweep = fingerprint([sorted(j.overrides) for j in jobs])[:7]
     record = jobs[0].run_dir.root / jobs[0].run_dir.experiment / f"sweep-{sweep}.json"
     results: list[dict[str, Any]] = []
@@ -94,9 +98,9 @@ def multirun(overrides: Sequence[str], config_dirs: Sequence[str] = (), allowed:
              "seconds": round(time.monotonic() - start, 1)}
         )  # fmt: skip
         write_json(record, {"jobs": results, "of": len(jobs)})
-        if code == INTERRUPTED:
+        if code in STOPPED:
             say(f"stopped in job {number} of {len(jobs)}; the same command goes on with the jobs still owed.")
-            return INTERRUPTED
+            return code
     return _summary(jobs, results, record)
 
 

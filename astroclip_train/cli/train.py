@@ -58,7 +58,13 @@ def _main(argv: list[str]) -> int:
         from .multirun import multirun
 
         return multirun(options.overrides, options.config_dir, options.allow_target)
-    return single(options.overrides, options.config_dir, options.allow_target)
+    if any(o.lstrip("+").startswith(("hydra/launcher=", "hydra.launcher.")) for o in options.overrides):
+        raise ConfigError(
+            "hydra/launcher submits the jobs of a sweep: add -m, or use sbatch slurm/train.sbatch."
+        )
+    from .interruptible import interruptible
+
+    return interruptible(single, options.overrides, options.config_dir, options.allow_target)
 
 
 def _show(options: argparse.Namespace) -> int:
@@ -103,25 +109,8 @@ def prepare(overrides: Sequence[str], config_dirs: Sequence[str], allowed: Seque
 
 
 def single(overrides: Sequence[str], config_dirs: Sequence[str] = (), allowed: Sequence[str] = ()) -> int:
-    """Runs one configuration to its end, or to the signal that stops it: see `training.interruption`."""
-    from ..training.interruption import Interrupted, current
-    from ..training.requeue import leave
-
-    interruption = current()
-    requeue: Any = "auto"
-    try:
-        interruption.install()
-        run_dir = prepare(overrides, config_dirs, allowed)
-        requeue = False if run_dir.preflight else run_dir.cfg["run"]["requeue"]
-        return _single(run_dir)
-    except Interrupted as stop:
-        code, what_now = leave(stop, interruption, requeue)
-        saved = f" after step {stop.step:,}, whose checkpoint is written" if stop.step is not None else ""
-        say(f"astro-train: stopped by {stop}{saved}; {what_now}")
-        return code
-
-
-def _single(run_dir: Any) -> int:
+    """Runs one configuration to its end."""
+    run_dir = prepare(overrides, config_dirs, allowed)
     if run_dir.finished and not run_dir.preflight:
         report = run_dir.path / "report.html"
         where = report if report.exists() else run_dir.path

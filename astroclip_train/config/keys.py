@@ -49,6 +49,7 @@ TABLE: tuple[tuple[str, str, str], ...] = (
     ("data.num_workers", OPERATIONAL, "batches are the same for any number"),
     ("data.max_bad_fraction", OPERATIONAL, "stops a run, changes none"),
     ("data.cache_root", OPERATIONAL, "where"),
+    ("data.stage_to", OPERATIONAL, "where; copies have the same content"),
     ("dataset.path.**", CONTENT, "stores"),
     ("dataset.**", IDENTITY, "data content"),
     ("trainer.**", OPERATIONAL, "counts where stages use it"),

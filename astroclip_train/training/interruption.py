@@ -35,10 +35,12 @@ class Interruption:
 
     Attributes:
         received: signal numbers in their order.
+        requeue: `run.requeue` of the run.
     """
 
     def __init__(self) -> None:
         self.received: list[int] = []
+        self.requeue: str | bool = "auto"
         self._deferred = 0
         self._pid: int | None = None
 

@@ -85,7 +85,7 @@ def exit_code(stop: Interrupted) -> int:
     return 128 + (stop.signum or WARNINGS[0])
 
 
-def leave(stop: Interrupted, interruption: Interruption, setting: str | bool = "auto") -> tuple[int, str]:
+def leave(stop: Interrupted, interruption: Interruption) -> tuple[int, str]:
     """Queues the job again where that is wanted; the run directory must be closed by now.
 
     A warning (SIGUSR1, from `sbatch --signal`) requeues; SIGTERM does not: it comes from `scancel`, from a time limit
@@ -93,13 +93,12 @@ def leave(stop: Interrupted, interruption: Interruption, setting: str | bool = "
 
     Arguments:
         stop: what ended the run.
-        interruption: the signals received.
-        setting: `run.requeue`.
+        interruption: the signals received, and what `run.requeue` says.
 
     Returns:
         The exit code, and a sentence for the user.
     """
-    job, code = own_job(), exit_code(stop)
+    job, code, setting = own_job(), exit_code(stop), interruption.requeue
     again = "the same command goes on from there."
     if setting is False or not interruption.warned or (job is None and setting == "auto"):
         if job is not None and not interruption.warned:

@@ -20,7 +20,7 @@ from ..config.rules import references
 from ..errors import AstroTrainError, ConfigError, RunError
 from ..files import read_json, write_json, write_text
 from .environment import content_hashes, environment
-from .interruption import Interrupted
+from .interruption import Interrupted, current
 from .lease import Lease
 from .metrics_log import MetricsLog
 from .requeue import own_job
@@ -109,6 +109,7 @@ class RunDir:
         self.root = Path(cfg["run"]["root"])
         self.fresh = bool(cfg["run"]["fresh"])
         self.preflight = bool(cfg["run"]["preflight"])
+        current().requeue = False if self.preflight else cfg["run"]["requeue"]
         self.identity = {
             **flat(identity(cfg)),
             **{f"content of {k}": v for k, v in content_hashes(cfg).items() if v},

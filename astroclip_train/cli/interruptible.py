@@ -1,0 +1,28 @@
+"""Runs a command that signals may end: it saves, says how it goes on, and queues its SLURM job again."""
+
+from collections.abc import Callable
+from typing import Any
+
+from ._console import say
+
+__all__ = ["interruptible"]
+
+
+def interruptible(work: Callable[..., int], *arguments: Any) -> int:
+    """Runs `work` with SIGUSR1 and SIGTERM taken over, see `training.interruption`.
+
+    Returns:
+        Its code, or 128 + the signal's number where a signal ended it.
+    """
+    from ..training.interruption import Interrupted, current
+    from ..training.requeue import leave
+
+    interruption = current()
+    try:
+        interruption.install()
+        return work(*arguments)
+    except Interrupted as stop:
+        code, what_now = leave(stop, interruption)
+        saved = f" after step {stop.step:,}, whose checkpoint is written" if stop.step is not None else ""
+        say(f"astro-train: stopped by {stop}{saved}; {what_now}")
+        return code
