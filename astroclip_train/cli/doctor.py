@@ -22,8 +22,9 @@ __all__ = ["doctor", "redact"]
 LINES = 25  # of each log
 SECRET = re.compile(r"KEY|TOKEN|SECRET|PASS|CREDENTIAL|COOKIE|AUTH", re.IGNORECASE)
 ASSIGNED = re.compile(
-    r"(?P<name>[\w.-]*(?:key|token|secret|passw(?:or)?d|credential|cookie|auth)[\w.-]*)(?P<sign>\s*[=:]\s*)"
-    r"(?P<value>\"[^\"]*\"|'[^']*'|[^\s,;'\"}\]]+)",
+    r"(?P<name>[\w.-]*(?:key|token|secret|passwd|password|passphrase|credentials?|cookie|authorization))"
+    r"(?P<sign>['\"]?\s*[=:]\s*)(?:bearer\s+)?"
+    r"(?!(?:[\d.e+-]+|null|none|true|false)\b)(?P<value>\"[^\"]*\"|'[^']*'|[^\s,;'\"}\]]+)",  # numbers are no secrets
     re.IGNORECASE,
 )
 URL = re.compile(r"(?P<scheme>\w+://)[^\s/@]+@")
@@ -177,12 +178,7 @@ def _disk(folder: Path) -> Iterator[str]:
 
 
 def _config(folder: Path) -> Iterator[str]:
-    hidden = 0
-    for line in (folder / "config.yaml").read_text().splitlines():
-        name = line.strip().lstrip("- ").partition(":")[0]
-        if SECRET.search(name) and line.partition(":")[2].strip():
-            line, hidden = f"{line.partition(':')[0]}: {HIDDEN}", hidden + 1
-        yield redact(line)
+    yield from map(redact, (folder / "config.yaml").read_text().splitlines())
 
 
 def _logs(folder: Path) -> Iterator[str]:

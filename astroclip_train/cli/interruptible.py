@@ -22,6 +22,7 @@ def interruptible(work: Callable[..., int], *arguments: Any) -> int:
         interruption.install()
         return work(*arguments)
     except Interrupted as stop:
+        interruption.ignore()
         code, what_now = leave(stop, interruption)
         saved = f" after step {stop.step:,}, whose checkpoint is written" if stop.step is not None else ""
         say(f"astro-train: stopped by {stop}{saved}; {what_now}")

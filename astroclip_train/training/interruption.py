@@ -57,6 +57,12 @@ class Interruption:
         if self._pid == os.getpid():
             self.install()
 
+    def ignore(self) -> None:
+        """Later signals cannot spoil the exit code, not even while the interpreter is taken down."""
+        if self._pid == os.getpid() and threading.current_thread() is threading.main_thread():
+            for number in SIGNALS:
+                signal.signal(number, signal.SIG_IGN)
+
     def requested(self) -> bool:
         """Whether the run should save and leave."""
         return bool(self.received)
