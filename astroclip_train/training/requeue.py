@@ -4,6 +4,7 @@ Imports nothing heavy and never fails: where SLURM is absent or silent, the answ
 """
 
 import os
+import re
 import shutil
 import subprocess
 from dataclasses import dataclass
@@ -88,8 +89,9 @@ def exit_code(stop: Interrupted) -> int:
 def leave(stop: Interrupted, interruption: Interruption) -> tuple[int, str]:
     """Queues the job again where that is wanted; the run directory must be closed by now.
 
-    A warning (SIGUSR1, from `sbatch --signal`) requeues; SIGTERM does not: it comes from `scancel`, from a time limit
-    that nobody announced, or from a preemption, after which SLURM requeues by itself.
+    A warning (SIGUSR1, from `sbatch --signal`) requeues. SIGTERM does where SLURM says that the job is being preempted,
+    which would count as failed if it just left within its grace time, or has reached its time limit; not after
+    `scancel`.
 
     Arguments:
         stop: what ended the run.
@@ -99,15 +101,13 @@ def leave(stop: Interrupted, interruption: Interruption) -> tuple[int, str]:
         The exit code, and a sentence for the user.
     """
     job, code, setting = own_job(), exit_code(stop), interruption.requeue
-    again = "the same command goes on from there."
-    if setting is False or not interruption.warned or (job is None and setting == "auto"):
-        if job is not None and not interruption.warned:
-            again = f"submit the same command again to go on, unless SLURM requeues job {job.name} by itself."
-        return code, again
-    if job is None:
-        return code, f"run.requeue=true needs a SLURM job, and this is none; {again}"
     if rank() != 0:
-        return 0, "rank 0 requeues the job."  # a failing task would make srun kill rank 0
+        return 0, "rank 0 says how it goes on."  # a failing rank would make srun or torchrun kill rank 0
+    if job is None:
+        missing = "run.requeue=true needs a SLURM job, and this is none; " if setting is True else ""
+        return code, f"{missing}the same command goes on from there."
+    if setting is False or not (interruption.warned or _taken_away(job)):
+        return code, "submit the same command again to go on."
     if shutil.which("scontrol") is None:
         return code, (
             f"there is no scontrol here (a container without SLURM's commands?) to requeue job {job.name}: "
@@ -121,6 +121,18 @@ def leave(stop: Interrupted, interruption: Interruption) -> tuple[int, str]:
             f"job {job.name} could not be requeued ({reason}): submit the same command again to go on.",
         )
     return code, f"job {job.name} is queued again and goes on from there."
+
+
+def _taken_away(job: Job) -> bool:
+    """Whether SLURM ends the job for others' sake: a preemption whose grace time runs, or the time limit."""
+    done = _ask("scontrol", "show", "job", "--oneliner", job.name)
+    if done is None or done.returncode:
+        return False
+    fields = dict(re.findall(r"(\w+)=(\S*)", done.stdout))
+    if fields.get("JobState") == "RUNNING":
+        when = fields.get("PreemptTime", "None")
+        return when[:1].isdigit() and when >= fields.get("StartTime", "")
+    return fields.get("Reason") == "TimeLimit"
 
 
 def _ask(*command: str) -> subprocess.CompletedProcess[str] | None:
