@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
+from ..training.interruption import Interrupted, Interruption, current
+from ..training.requeue import leave
 from ._console import say
 
 __all__ = ["interruptible"]
@@ -14,16 +16,23 @@ def interruptible(work: Callable[..., int], *arguments: Any) -> int:
     Returns:
         Its code, or 128 + the signal's number where a signal ended it.
     """
-    from ..training.interruption import Interrupted, current
-    from ..training.requeue import leave
-
     interruption = current()
     try:
         interruption.install()
         return work(*arguments)
     except Interrupted as stop:
-        interruption.ignore()
-        code, what_now = leave(stop, interruption)
-        saved = f" after step {stop.step:,}, whose checkpoint is written" if stop.step is not None else ""
-        say(f"astro-train: stopped by {stop}{saved}; {what_now}")
-        return code
+        return _leave(stop, interruption)
+    except Exception as error:
+        if not interruption.requested():
+            raise
+        # another rank or a loader worker was quicker to leave, and its silence is not what ended the run
+        say(f"astro-train: after the signal: {type(error).__name__}: {error}")
+        return _leave(Interrupted(interruption.signum), interruption)
+
+
+def _leave(stop: Interrupted, interruption: Interruption) -> int:
+    interruption.ignore()
+    code, what_now = leave(stop, interruption)
+    saved = f" after step {stop.step:,}, whose checkpoint is written" if stop.step is not None else ""
+    say(f"astro-train: stopped by {stop}{saved}; {what_now}")
+    return code
