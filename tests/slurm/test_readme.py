@@ -16,7 +16,6 @@ def test_the_cluster_section_word_by_word(cluster: Cluster) -> None:
     pytest.importorskip("submitit")
     (block,) = (b for b in blocks("slurm") if b.file.name == "README.md")
     (cluster.folder / "slurm").symlink_to(ROOT / "slurm")
-    cluster.environment["OMP_THREAD_LIMIT"] = "1"  # the templates ask for four cores
     several_ranks = importlib.util.find_spec("astroclip_train.distributed") is not None
     for line in block.text.splitlines():
         if "train_node" in line and not several_ranks:
