@@ -20,6 +20,7 @@ from ..training.environment import PACKAGES
 __all__ = ["doctor", "redact"]
 
 LINES = 25  # of each log
+WIDTH = 300  # characters of each line
 SECRET = re.compile(r"KEY|TOKEN|SECRET|PASS|CREDENTIAL|COOKIE|AUTH", re.IGNORECASE)
 ASSIGNED = re.compile(
     r"(?P<name>[\w.-]*(?:key|token|secret|passwd|password|passphrase|credentials?|cookie|authorization))"
@@ -76,8 +77,8 @@ def doctor(run: str, output: str | None = None) -> int:
         ("this machine", _machine),
         ("variables", _variables),
         ("disk", lambda: _disk(folder)),
-        ("configuration", lambda: _config(folder)),
         ("logs", lambda: _logs(folder)),
+        ("configuration", lambda: _config(folder)),
     ]
     text = "\n".join(f"== {title}\n" + "\n".join(_safely(part)) + "\n" for title, part in parts)
     if output is None:
@@ -190,7 +191,7 @@ def _logs(folder: Path) -> Iterator[str]:
         lines = file.read_text(errors="replace").splitlines()
         kept = lines[-LINES:] if file.suffix != ".csv" else [*lines[:1], *lines[-3:]]
         yield f"{file.relative_to(folder)}, {len(lines):,} lines:"
-        yield from (f"  {redact(line)}" for line in kept)
+        yield from (f"  {redact(line)[:WIDTH]}" for line in kept)
     if not found:
         yield "no logs folder: one process writes to where it was started, such as astro-train-JOB.out under SLURM"
 
