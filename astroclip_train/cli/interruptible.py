@@ -1,13 +1,16 @@
 """Runs a command that signals may end: it saves, says how it goes on, and queues its SLURM job again."""
 
-from collections.abc import Callable
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from ..training.interruption import Interrupted, Interruption, current
+from ..training.interruption import SIGNALS, Interrupted, Interruption, current
 from ..training.requeue import leave
 from ._console import say
 
-__all__ = ["interruptible"]
+__all__ = ["forwarding", "interruptible"]
 
 
 def interruptible(work: Callable[..., int], *arguments: Any) -> int:
@@ -36,3 +39,14 @@ def _leave(stop: Interrupted, interruption: Interruption) -> int:
     saved = f" after step {stop.step:,}, whose checkpoint is written" if stop.step is not None else ""
     say(f"astro-train: stopped by {stop}{saved}; {what_now}")
     return code
+
+
+@contextmanager
+def forwarding(child: subprocess.Popen) -> Iterator[None]:
+    """Signals that reach this process go on to its child, which saves and leaves; the parent must outlive that."""
+    before = {number: signal.signal(number, lambda n, _: child.send_signal(n)) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

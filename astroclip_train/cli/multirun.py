@@ -17,6 +17,7 @@ from ..errors import ConfigError
 from ..files import write_json
 from ..training.run_dir import RunDir, launch_id
 from ._console import INTERRUPTED, STOPPED, say
+from .interruptible import forwarding
 from .slurm_launcher import submit, take_launcher
 
 __all__ = ["Job", "jobs_of", "multirun"]
@@ -69,7 +70,7 @@ def multirun(overrides: Sequence[str], config_dirs: Sequence[str] = (), allowed:
     """Checks all jobs, then runs each in a process of its own; a failing one is recorded and the others go on.
 
     Returns:
-        0 if all succeeded, 2 if all failures were users' errors, else 1; 130 after Ctrl-C.
+        0 if all succeeded, 2 if all failures were users' errors, else 1; 130, 138 or 143 after a signal.
     """
     from .train import prepare
 
@@ -121,7 +122,8 @@ def _run(job: Job, config_dirs: Sequence[str], allowed: Sequence[str], environme
     command = [sys.executable, "-m", "astroclip_train.cli.train", *options, *job.overrides]
     child = subprocess.Popen(command, env=environment)
     try:
-        code = child.wait()
+        with forwarding(child):
+            code = child.wait()
     except KeyboardInterrupt:  # the terminal sent it to the child too, which ends in its own way
         try:
             child.wait(timeout=60)

@@ -187,7 +187,9 @@ def _clean_environment() -> Iterator[None]:
 
 def _wait(numbers: Sequence[str], owed: Sequence["Job"], folder: Path) -> int:
     bases = sorted({n.partition("_")[0] for n in numbers})
-    say(f"waiting; logs are in {os.path.relpath(folder)}; Ctrl-C stops the waiting, `scancel {' '.join(bases)}` the jobs")
+    say(
+        f"waiting; logs are in {os.path.relpath(folder)}; Ctrl-C stops the waiting, `scancel {' '.join(bases)}` the jobs"
+    )
     try:
         while _queued(bases):
             time.sleep(POLL)

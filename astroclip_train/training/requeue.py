@@ -7,13 +7,19 @@ import os
 import re
 import shutil
 import subprocess
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
 
+from ..errors import RunError
 from .interruption import WARNINGS, Interrupted, Interruption
 
-__all__ = ["Job", "exit_code", "job_is_over", "leave", "own_job", "rank"]
+__all__ = ["Job", "check_progress", "exit_code", "job_is_over", "leave", "own_job", "rank"]
 
 PATIENCE = 30.0  # seconds for an answer of SLURM's controller
+FRUITLESS = 5  # starts of one job without a new checkpoint after which it is not started again
 LIVE = ("CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING")
 
 
@@ -47,6 +53,31 @@ def own_job() -> Job | None:
         restart=int(restart) if restart.isdigit() else 0,
         cluster=os.environ.get("SLURM_CLUSTER_NAME"),
     )
+
+
+def check_progress(folder: Path, launches: Sequence[Mapping[str, Any]]) -> None:
+    """Ends a job that would queue itself again for ever, because its time is too short for one step.
+
+    Arguments:
+        folder: of the run.
+        launches: earlier starts as run.json lists them.
+
+    Raises:
+        RunError: the last `FRUITLESS` starts were this job's, and none left a checkpoint or finished a stage.
+    """
+    job = own_job()
+    last = [launch for launch in launches[-FRUITLESS:] if job is not None and launch.get("job") == job.name]
+    if job is None or len(last) < FRUITLESS:
+        return
+    began = datetime.strptime(last[0]["time"], "%Y-%m-%dT%H:%M:%S%z").timestamp()
+    left = [
+        f for pattern in ("*.ckpt", "done.json", "reused.json") for f in (folder / "stages").rglob(pattern)
+    ]
+    if not any(f.stat().st_mtime >= began for f in left):
+        raise RunError(
+            f"job {job.name} has started {FRUITLESS} times in {folder} without a new checkpoint: give it more time, or "
+            "a shorter --signal, and submit it again."
+        )
 
 
 def rank() -> int:

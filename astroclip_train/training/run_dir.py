@@ -23,7 +23,7 @@ from .environment import content_hashes, environment
 from .interruption import Interrupted, current
 from .lease import Lease
 from .metrics_log import MetricsLog
-from .requeue import own_job
+from .requeue import check_progress, own_job
 
 __all__ = ["RunDir", "default_name", "launch_id"]
 
@@ -243,6 +243,7 @@ class RunDir:
         Raises:
             RunError: a live process writes there.
         """
+        check_progress(self.path, self.record.get("launches", []))
         self.path.mkdir(parents=True, exist_ok=True)
         self.lease.acquire()
         try:
