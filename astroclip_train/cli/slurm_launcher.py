@@ -187,9 +187,8 @@ def _clean_environment() -> Iterator[None]:
 
 def _wait(numbers: Sequence[str], owed: Sequence["Job"], folder: Path) -> int:
     bases = sorted({n.partition("_")[0] for n in numbers})
-    say(
-        f"waiting; logs are in {os.path.relpath(folder)}; Ctrl-C stops the waiting, `scancel {' '.join(bases)}` the jobs"
-    )
+    where = os.path.relpath(folder)
+    say(f"waiting; logs are in {where}; Ctrl-C stops the waiting, `scancel {' '.join(bases)}` the jobs")
     try:
         while _queued(bases):
             time.sleep(POLL)
