@@ -139,6 +139,7 @@ if [ "${1:-}" = --stop ]; then
   exit 0
 fi
 install_slurm
+getent hosts "$node" >/dev/null || echo "127.0.0.1 $node" >>/etc/hosts # srun must find the node by its name
 write_conf && stop # daemons of an older configuration
 start_munge
 running slurmctld || slurmctld
