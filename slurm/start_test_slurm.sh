@@ -117,7 +117,7 @@ idle() {
 }
 
 running() { # DAEMON: whether the process of its pid file lives
-  [ -s "$dir/$1.pid" ] && kill -0 "$(cat "$dir/$1.pid")" 2>/dev/null
+  [ -s "$dir/$1.pid" ] && kill -0 "$(cat "$dir/$1.pid" 2>/dev/null)" 2>/dev/null
 }
 
 stop() {
