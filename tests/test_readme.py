@@ -124,11 +124,12 @@ def compose_shown(words: list[str]) -> None:
 
 
 def plain_overrides(words: list[str]) -> list[str]:
-    """The overrides of a command, each sweep `key=a,b,c` cut to its first value."""
+    """The overrides of a command, each sweep `key=a,b,c` or `key=interval(a,b)` cut to its first value."""
     options = train_cli.parser().parse_known_intermixed_args(words[1:])[0]
     if not options.multirun:
         return options.overrides
-    return [re.sub(r"=([^\[\]{},]+),.*$", r"=\1", o) for o in options.overrides]
+    first = [re.sub(r"=[\w(,]*interval\(([^,]+),.*$", r"=\1", o) for o in options.overrides]
+    return [re.sub(r"=([^\[\]{},]+),.*$", r"=\1", o) for o in first]
 
 
 def quoted(word: str) -> str:

@@ -23,6 +23,7 @@ Examples
   astro-train +experiment=specclip run.stages=[align]         one stage; its inputs must exist
   astro-train +experiment=specclip dataset=store dataset.path=pairs.h5
   astro-train -m +experiment=specclip stages.align.objective.temperature=0.05,0.07,0.1
+  astro-train -m +experiment=specclip +sweep=optuna sweep.metric=align.val_loss stages.align.optimizer.lr=1e-3,3e-3
 """
 
 OPTIONS = """\

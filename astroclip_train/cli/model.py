@@ -30,7 +30,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def parser() -> Parser:
     """The command line with its subcommands."""
     made = Parser(
-        prog="astro-model", description="Describes, exports and uses trained models.", allow_abbrev=False
+        prog="astro-model",
+        description="Describes, exports and uses trained models; shows sweeps.",
+        allow_abbrev=False,
     )
     made.add_argument("--version", action="version", version=f"astro-model {__version__}")
     commands = made.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -81,6 +83,14 @@ def parser() -> Parser:
     one.add_argument("run", help="a run directory")
     one.add_argument("--output", metavar="FILE", help="write it there")
     one.set_defaults(work=_doctor)
+
+    one = commands.add_parser("sweep", help="trials of a sweep: table, best command, and a page with figures")
+    one.add_argument(
+        "folder", help="the sweep's folder, such as runs/specclip/sweep-optuna-align.val_loss-1a2b3c4"
+    )
+    one.add_argument("--json", action="store_true", help="print JSON")
+    one.add_argument("--out", metavar="HTML", help="the page; default: sweep.html in the folder")
+    one.set_defaults(work=_sweep)
     for command in commands.choices.values():
         command.add_argument("--allow-target", action="append", default=[], metavar="PKG")
     return made
@@ -245,6 +255,21 @@ def _doctor(options: argparse.Namespace) -> int:
     from .doctor import doctor
 
     return doctor(options.run, options.output)
+
+
+def _sweep(options: argparse.Namespace) -> int:
+    from ..sweeps.page import write_page
+    from ..sweeps.table import print_sweep, read_sweep
+
+    folder = Path(options.folder)
+    told = read_sweep(folder)
+    page = write_page(folder, options.out)
+    if options.json:
+        print(json.dumps(told, indent=2))
+    else:
+        print_sweep(told)
+        print(page)
+    return 0
 
 
 if __name__ == "__main__":

@@ -69,12 +69,29 @@ def _keys(overrides: Sequence[str]) -> set[str]:
 def multirun(overrides: Sequence[str], config_dirs: Sequence[str] = (), allowed: Sequence[str] = ()) -> int:
     """Checks all jobs, then runs each in a process of its own; a failing one is recorded and the others go on.
 
+    With `+sweep=grid|random|optuna` the jobs are the trials of a study, see `sweeps.worker`.
+
     Returns:
         0 if all succeeded, 2 if all failures were users' errors, else 1; 130, 138 or 143 after a signal.
     """
+    from ..sweeps.plan import plan_of
     from .train import prepare
 
+    if int(os.environ.get("WORLD_SIZE") or 1) > 1 and "RANK" in os.environ:
+        raise ConfigError(
+            "-m under torchrun would start every job once per rank: start it by itself, without torchrun."
+        )
     overrides, launcher = take_launcher(overrides, config_dirs)
+    plan = plan_of(overrides, config_dirs, allowed)
+    if plan is not None:
+        if launcher is not None:
+            raise ConfigError(
+                "hydra/launcher=slurm submits lists of values, not studies: submit the study itself, as often as it "
+                "shall have workers, with sbatch slurm/train.sbatch -m +sweep=... sweep.workers=1."
+            )
+        from ..sweeps.worker import run_sweep
+
+        return run_sweep(plan, prepare)
     jobs = []
     points = jobs_of(overrides, config_dirs)
     for number, (full, differing) in enumerate(points, 1):

@@ -101,6 +101,8 @@ def prepare(overrides: Sequence[str], config_dirs: Sequence[str], allowed: Seque
         known = groups([conf_folder(), *map(Path, config_dirs)]).get("experiment", [])
         raise ConfigError(f"no experiment is named: begin with +experiment=NAME, one of {', '.join(known)}.")
     validate_structure(cfg)
+    if cfg.get("sweep") is not None:
+        raise ConfigError("+sweep makes many runs: add -m.")
     run_dir = RunDir(cfg, overrides, config_dirs)
     if run_dir.preflight or not run_dir.finished:
         run_dir.check_inputs()

@@ -73,8 +73,10 @@ def compose_raw(
 
 
 def normalise(override: str) -> str:
-    """Accepts `experiment=x` and `++experiment=x` for `+experiment=x`, and the same for `sweep`."""
+    """Accepts `experiment=x` and `++experiment=x` for `+experiment=x`, the same for `sweep`; opens `sweep.space`."""
     key, sign, value = override.partition("=")
+    if sign and key.lstrip("+") == "sweep.space":
+        return f"++sweep.space={value}"  # its keys are those that are searched, which no file can list
     return f"+{key.lstrip('+')}={value}" if sign and key.lstrip("+") in FREE_SPELLING else override
 
 

@@ -43,6 +43,8 @@ TABLE: tuple[tuple[str, str, str], ...] = (
     ("run.extend", OPERATIONAL, "booked in the run directory"),
     ("run.preflight", OPERATIONAL, "a trial"),
     ("run.requeue", OPERATIONAL, "when"),
+    ("run.evaluate", OPERATIONAL, "how much of it now"),
+    ("sweep.**", OPERATIONAL, "which runs are made, not what they are"),
     ("labels.names", IDENTITY, "what is predicted"),
     ("labels.n", IDENTITY, "how many labelled objects"),
     ("data.block", IDENTITY, "the order of the objects"),

@@ -25,9 +25,13 @@ class Reconstruction(NamedTuple):
     weight: Tensor
 
 
-def _block(hidden: int, expansion: float) -> nn.Sequential:
+def _block(hidden: int, expansion: float, norm: str) -> nn.Sequential:
     inner = int(hidden * expansion)
-    return nn.Sequential(nn.LayerNorm(hidden), nn.Linear(hidden, inner), nn.GELU(), nn.Linear(inner, hidden))
+    return nn.Sequential(_norm(norm, hidden), nn.Linear(hidden, inner), nn.GELU(), nn.Linear(inner, hidden))
+
+
+def _norm(norm: str, width: int) -> nn.Module:
+    return nn.LayerNorm(width) if norm == "layer" else nn.Identity()
 
 
 class AutoEncoder(Encoder):
@@ -35,7 +39,7 @@ class AutoEncoder(Encoder):
 
     The input vector is (μ, s, z) for `stats="mean_std"` (published for Gaia XP: 345 entries, 42,846,129
     parameters with width 768 and hidden 1290), (log10 s, z) for `"log_std"`, z for `"none"`, with z the
-    standardised spectrum.
+    standardised spectrum, and (x − 1) / 0.1 for `"fixed"` (spectra over their continuum).
 
     References:
         SpecCLIP, Zhao et al. 2025, https://arxiv.org/abs/2507.01939
@@ -47,6 +51,11 @@ class AutoEncoder(Encoder):
         expansion: inner width of a block over `hidden`.
         blocks: blocks on each side.
         stats: see above.
+        norm: `"layer"` (published) or `"none"`. A LayerNorm divides by the length of its vector, which in spectra over
+            their continuum is the strength of the lines; without it the latent space stays nearly linear.
+
+    Raises:
+        ConfigError: an unknown choice.
     """
 
     def __init__(
@@ -57,17 +66,19 @@ class AutoEncoder(Encoder):
         expansion: float = 3,
         blocks: int = 2,
         stats: str = "mean_std",
+        norm: str = "layer",
     ) -> None:
         super().__init__()
         self.length, self.width, self.n_tokens = length, width, 1
         self.stats = choose("stats", stats, STATS)
-        entries = length + {"mean_std": 2, "log_std": 1, "none": 0}[stats]
+        choose("norm", norm, ("layer", "none"))
+        entries = length + {"mean_std": 2, "log_std": 1}.get(stats, 0)
         self.input = nn.Linear(entries, hidden)
-        self.encode_blocks = nn.ModuleList(_block(hidden, expansion) for _ in range(blocks))
+        self.encode_blocks = nn.ModuleList(_block(hidden, expansion, norm) for _ in range(blocks))
         self.latent = nn.Linear(hidden, width)
-        self.norm = nn.LayerNorm(width)
+        self.norm = _norm(norm, width)
         self.expand = nn.Linear(width, hidden)
-        self.decode_blocks = nn.ModuleList(_block(hidden, expansion) for _ in range(blocks))
+        self.decode_blocks = nn.ModuleList(_block(hidden, expansion, norm) for _ in range(blocks))
         self.output = nn.Linear(hidden, entries)
         for module in self.modules():
             if isinstance(module, nn.Linear):
@@ -78,9 +89,9 @@ class AutoEncoder(Encoder):
         self, x: Tensor, ivar: Tensor | None = None, mask: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Input vector and weights of its entries, both of shape (b, l + statistics)."""
-        z, weight, mean, std = standardise(x, ivar, mask)
+        z, weight, mean, std = standardise(x, ivar, mask, self.stats == "fixed")
         weight = torch.ones_like(z) if weight is None else weight
-        if self.stats == "none":
+        if self.stats in ("none", "fixed"):
             return z, weight
         stats = [mean, std] if self.stats == "mean_std" else [std.log10()]
         ones = torch.ones_like(mean)

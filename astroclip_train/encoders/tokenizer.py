@@ -15,7 +15,8 @@ from ..registry import choose
 
 __all__ = ["Tokenizer", "Tokens", "standardise"]
 
-STATS = ("log_std", "mean_std", "none")
+STATS = ("log_std", "mean_std", "none", "fixed")
+FIXED = (1.0, 0.1)  # level and depth of a spectrum over its continuum
 STD_FLOOR = 1e-6  # a constant spectrum gives z = 0 and a finite log10 s
 
 
@@ -38,17 +39,21 @@ class Tokens(NamedTuple):
 
 
 def standardise(
-    x: Tensor, ivar: Tensor | None = None, mask: Tensor | None = None
+    x: Tensor, ivar: Tensor | None = None, mask: Tensor | None = None, fixed: bool = False
 ) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
     """Takes mean and unbiased standard deviation of the good pixels out of each spectrum.
 
     Arguments:
         x, ivar, mask: shape (b, l); a pixel is good where `mask` is True, `ivar` > 0 and `x` is finite.
+        fixed: take out the same μ = 1 and s = 0.1 everywhere. A spectrum over its continuum is comparable as
+            it is; its own scatter is the strength of its lines, or the noise where it has none.
 
     Returns:
         z (b, l), 0 at bad pixels; its weight (b, l) as in `Tokens`, None without ivar and mask; μ (b,); s
         (b,).
     """
+    if fixed:
+        return _fixed(x, ivar, mask)
     if ivar is None and mask is None:
         std, mean = torch.std_mean(x, dim=-1)
         std = std.clamp_min(STD_FLOOR)
@@ -70,13 +75,30 @@ def standardise(
     return centred / std[:, None], weight, mean, std
 
 
+def _fixed(
+    x: Tensor, ivar: Tensor | None, mask: Tensor | None
+) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
+    mean, std = (torch.full_like(x[:, 0], value) for value in FIXED)
+    z = (x - FIXED[0]) / FIXED[1]
+    if ivar is None and mask is None:
+        return z, None, mean, std
+    good = torch.isfinite(x)
+    if mask is not None:
+        good = good & mask
+    weight = good.to(x.dtype)
+    if ivar is not None:
+        signal = torch.where(good & (ivar > 0), ivar, 0.0) * FIXED[1] ** 2
+        weight = weight * (signal / (1 + signal))
+    return torch.where(weight > 0, z, 0.0), weight, mean, std
+
+
 class Tokenizer(nn.Module):
     """Cuts spectra of l pixels into n tokens of f features.
 
     `stats="log_std"` puts one zero before each window (f = window + 1) and a first token (log10 s, 0, …):
     146 × 21 for the 1462 pixels of LAMOST LRS with window 20, stride 10. `"mean_std"` puts two zeros and a
     first token (μ, s, 0, …): 344 × 3 for the 343 samples of Gaia XP with window 1. `"none"` adds nothing (f
-    = window).
+    = window). `"fixed"` adds nothing either and scales all spectra alike, see `standardise`.
 
     A remainder shorter than a window is dropped. The published code also drops the last window when it is
     complete; `keep_last=False` does the same: it lists starts while a pixel beyond the overlap is left and
@@ -112,8 +134,8 @@ class Tokenizer(nn.Module):
         self.n_windows = (length - window) // stride + 1
         if not keep_last:
             self.n_windows = min(self.n_windows, len(range(0, length - (window - stride), stride)) - 1)
-        self.pad = {"log_std": 1, "mean_std": 2, "none": 0}[stats]
-        self.n_stats = int(stats != "none")
+        self.pad = {"log_std": 1, "mean_std": 2}.get(stats, 0)
+        self.n_stats = int(self.pad > 0)
         self.n_tokens = self.n_windows + self.n_stats
         self.features = window + self.pad
         pixel = torch.arange(self.n_windows)[:, None] * stride + torch.arange(window)
@@ -128,7 +150,7 @@ class Tokenizer(nn.Module):
 
     def forward(self, x: Tensor, ivar: Tensor | None = None, mask: Tensor | None = None) -> Tokens:
         """Spectra (b, l), with ivar and mask (True = good) of the same shape or None, to tokens (b, n, f)."""
-        z, weight, mean, std = standardise(x, ivar, mask)
+        z, weight, mean, std = standardise(x, ivar, mask, self.stats == "fixed")
         values = self._windows(z)
         if self.stats == "log_std":
             values[:, 0, 0] = std.log10()

@@ -7,7 +7,7 @@ The loss is over the labels present, y standardised:
 Axes: b batch, f features, k labels.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -19,18 +19,27 @@ from .base import Head, Prediction
 __all__ = ["MLPHead", "perceptron"]
 
 
+_NORMS: dict[str, Callable[[int], nn.Module]] = {
+    "layer": nn.LayerNorm,
+    "batch": nn.BatchNorm1d,
+    "none": lambda width: nn.Identity(),
+}
+_ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU}
+
+
 def perceptron(
-    features: int, widths: Sequence[int], norm: str = "layer", dropout: float = 0.0
+    features: int, widths: Sequence[int], norm: str = "layer", dropout: float = 0.0, activation: str = "relu"
 ) -> tuple[nn.Sequential, int]:
-    """(Linear, norm, ReLU, dropout) for each width, and the last width.
+    """(Linear, norm, activation, dropout) for each width, and the last width.
 
     Raises:
-        ConfigError: an unknown norm.
+        ConfigError: an unknown norm or activation.
     """
-    layer = nn.LayerNorm if choose("norm", norm, ("layer", "batch")) == "layer" else nn.BatchNorm1d
+    layer = _NORMS[choose("norm", norm, tuple(_NORMS))]
+    act = _ACTIVATIONS[choose("activation", activation, tuple(_ACTIVATIONS))]
     layers: list[nn.Module] = []
     for width in widths:
-        layers += [nn.Linear(features, width), layer(width), nn.ReLU(), nn.Dropout(dropout)]
+        layers += [nn.Linear(features, width), layer(width), act(), nn.Dropout(dropout)]
         features = width
     return nn.Sequential(*layers), features
 
@@ -52,11 +61,18 @@ class MLPHead(Head):
     Arguments:
         in_features, labels: see `Head`.
         widths: hidden widths.
-        norm: `"layer"` or `"batch"`.
+        norm: `"layer"`, `"batch"` or `"none"`.
+        activation: `"relu"` (published) or `"gelu"`.
+        components: first project the features on so many principal axes of the training features and whiten
+            them, y = Λ^(−1/2) Uᵀ (x − μ). Spectra are thousands of noisy, correlated pixels made by few
+            parameters: the leading axes hold those, and the first layer has less noise to learn by heart.
+            None takes every feature by itself.
         dropout: after each hidden layer.
         heteroscedastic, beta: see above.
         error: `"mse"` or `"huber"` (quadratic within one standard deviation), without heteroscedasticity.
     """
+
+    axes: Tensor
 
     def __init__(
         self,
@@ -68,20 +84,45 @@ class MLPHead(Head):
         heteroscedastic: bool = False,
         beta: float = 0.5,
         error: str = "mse",
+        activation: str = "relu",
+        components: int | None = None,
     ) -> None:
         super().__init__(in_features, labels)
+        self.components = None if components is None else min(components, in_features)
+        if self.components is not None:
+            self.register_buffer("axes", torch.eye(in_features)[:, : self.components])
         self.heteroscedastic, self.beta = heteroscedastic, beta
         self.error = choose("error", error, ("mse", "huber"))
-        self.trunk, last = perceptron(in_features, widths, norm, dropout)
+        self.trunk, last = perceptron(self.components or in_features, widths, norm, dropout, activation)
         self.output = nn.Linear(last, len(self.labels) * (1 + heteroscedastic))
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor | None]:
         """Standardised labels (b, k) and their log widths (b, k) or None, from features (b, f)."""
-        y = self.output(self.trunk(self.standard_features(features)))
+        y = self.output(self.trunk(self.whitened(features)))
         if not self.heteroscedastic:
             return y, None
         mean, log_width = y.chunk(2, dim=-1)
         return mean, log_width.clamp(-7.0, 4.0)
+
+    def whitened(self, features: Tensor) -> Tensor:
+        """Standardised features, or their leading principal components with unit variance: (b, f) or (b, c)."""
+        if self.components is None:
+            return self.standard_features(features)
+        return (features - self.feature_mean.to(features.dtype)) @ self.axes.to(features.dtype)
+
+    def prepare(self, features: Tensor, labels: Tensor) -> None:
+        super().prepare(features, labels)
+        if self.components is None:
+            return
+        x = (features - self.feature_mean).double()
+        values, vectors = torch.linalg.eigh(x.T @ x / max(len(x) - 1, 1))
+        leading = vectors.flip(1)[:, : self.components]
+        variance = values.flip(0)[: self.components]
+        # an axis that training objects do not vary along is left out, not blown up
+        scale = torch.where(variance > 1e-10 * variance[0], variance.clamp_min(1e-30).rsqrt(), 0.0)
+        largest = leading.gather(0, leading.abs().argmax(0, keepdim=True))
+        signs = torch.where(largest < 0, -1.0, 1.0)  # an eigenvector has no sign of its own
+        self.axes.copy_(leading * signs * scale)
 
     def loss(self, features: Tensor, labels: Tensor) -> Tensor:
         present = torch.isfinite(labels)

@@ -14,6 +14,7 @@ from ..config.keys import stage_identity
 from ..config.targets import build
 from ..data.source import DataSource
 from ..files import read_json, write_json
+from ..training.claims import claimed
 from ..training.fit import FitJob, FitResult, FitSettings, fit
 from ..training.progress import say
 from .context import RunContext
@@ -96,6 +97,20 @@ class Stage:
         mark = self.fingerprint()
         if self._finished_here(mark) or self._finished_elsewhere(mark):
             return
+        if self.context.limit is not None:
+            self._train(mark)
+            return
+        with claimed(self._index(mark).with_suffix(".lease.json"), self._waiting):
+            if not self._finished_elsewhere(mark):  # it may have been finished meanwhile
+                self._train(mark)
+
+    def _waiting(self, holder: dict[str, Any]) -> None:
+        say(
+            f"stage {self.name}: process {holder.get('pid')} on {holder.get('host')} is training the very same one, "
+            "waiting for it."
+        )
+
+    def _train(self, mark: str) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         say(f"stage {self.name}")
         extended = self.name in self.context.run_dir.planned

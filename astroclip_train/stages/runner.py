@@ -46,8 +46,9 @@ def run(config: DictConfig, run_dir: Any) -> int:
         for stage in chosen:
             stage.run()
             stage.source.write_bad_objects(stage.folder / "bad_objects.csv")
-        report = evaluate(context, chosen)
-    complete = all(_record(context, name) for name in context.config["stages"])
+        wanted = context.config["run"]["evaluate"]
+        report = evaluate(context, chosen) if wanted else None
+    complete = wanted and all(_record(context, name) for name in context.config["stages"])
     run_dir.mark("finished" if complete else "partial")
     say(f"done in {time.monotonic() - start:.0f} s")
     print(report or context.path)

@@ -10,6 +10,11 @@ from astroclip_train.errors import ConfigError
 S = "+experiment=specclip"
 ALIGN = "stages.align"
 MLP = "stages.heads.tasks.mlp"
+T = [  # the masked transformer at scale demo
+    "encoder@stages.lrs.encoder=lrs_transformer_demo",
+    "objective@stages.lrs.objective=masked_lrs_demo",
+    "pooling@stages.heads.pooling.lrs=position",
+]
 
 WRONG = [
     ([], "no experiment is named: begin with +experiment=NAME"),
@@ -76,17 +81,17 @@ WRONG = [
     (["-m", S, "stages.lrs.trainer.max_steps=500,abc"], "job 2 of 2 (stages.lrs.trainer.max_steps=abc): "),
     (["-m", S, "run.name=x", "run.seed=0,1"], "would both write to "),
     (["-m", S, "data.num_workers=0,1"], "vary keys that change the mathematics"),
-    ([S, "stages.lrs.encoder.width=100", "stages.lrs.encoder.heads=3"], "width=100 is not divisible by heads=3"),
+    ([S, *T, "stages.lrs.encoder.width=100", "stages.lrs.encoder.heads=3"], "width=100 is not divisible by heads=3"),
     ([S, "stages.lrs.encoder.width=abc"], "stages.lrs.encoder.width=abc must be a whole number"),
-    ([S, "+stages.lrs.encoder.widht=64"], "argument of MaskedTransformer: did you mean stages.lrs.encoder.width?"),
+    ([S, *T, "+stages.lrs.encoder.widht=64"], "argument of MaskedTransformer: did you mean stages.lrs.encoder.width?"),
     ([S, "stages.lrs.encoder._target_=os.system"], "is not allowed: only astroclip_train, torch.optim"),
     ([S, "stages.lrs.encoder._target_=astroclip_train.encoders.MaskedTransformr"], "encoders.MaskedTransformer?"),
     ([S, "stages.lrs.encoder._target_=astroclip_train.nowhere.X"], "cannot be imported"),
     ([S, "~stages.lrs.encoder._target_"], "stages.lrs.encoder has no _target_"),
     ([S, "stages.lrs.optimizer.lr=fast"], "stages.lrs.optimizer.lr=fast must be a number"),
-    ([S, "stages.lrs.objective.fill=zero"], "does not fit stages.lrs.encoder.masking=drop"),
-    ([S, "stages.lrs.objective.keep=1.5"], "keep=1.5 must lie between 0 and 1"),
-    ([S, "stages.lrs.encoder.stride=50"], "stages.lrs.encoder: "),
+    ([S, *T, "stages.lrs.objective.fill=zero"], "does not fit stages.lrs.encoder.masking=drop"),
+    ([S, *T, "stages.lrs.objective.keep=1.5"], "keep=1.5 must lie between 0 and 1"),
+    ([S, *T, "stages.lrs.encoder.stride=50"], "stages.lrs.encoder: "),
     ([S, "scale=paper", f"{ALIGN}.heads.lrs.heads=7"], "stages.align.heads.lrs: "),
     ([S, "variant=clip_split", f"{ALIGN}.heads.lrs.shared=500"], "the bottleneck splits embeddings of 192"),
     ([S, f"{ALIGN}.heads.lrs.features=64"], "must have one length"),

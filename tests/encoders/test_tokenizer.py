@@ -99,3 +99,17 @@ def test_windows_that_do_not_fit_are_refused(sizes):
 def test_unknown_statistics_are_refused():
     with pytest.raises(ConfigError, match="mean_std"):
         Tokenizer(30, 10, 10, stats="median")
+
+
+def test_fixed_statistics_keep_line_depths_comparable():
+    """(x - 1) / 0.1 for every spectrum, bad pixels at the continuum; windows only, no token of statistics."""
+    x = torch.tensor([[1.0, 0.9, 1.1, 0.5], [1.0, 1.0, 1.0, 5.0]], dtype=torch.float64)
+    mask = torch.tensor([[True] * 4, [True, True, True, False]])
+    tokens = Tokenizer(length=4, window=2, stride=2, stats="fixed")(x, mask=mask)
+    expected = torch.tensor([[[0.0, -1.0], [1.0, -5.0]], [[0.0, 0.0], [0.0, 0.0]]], dtype=torch.float64)
+    assert torch.allclose(tokens.values, expected)
+    assert tokens.weight.flatten(1).tolist() == [[1, 1, 1, 1], [1, 1, 1, 0]]
+    back = Tokenizer(length=4, window=2, stride=2, stats="fixed").untokenize(
+        tokens.values, tokens.mean, tokens.std
+    )
+    assert torch.allclose(back[0], x[0])

@@ -6,7 +6,7 @@ from importlib import resources
 
 import numpy as np
 
-__all__ = ["BANDS", "ELEMENTS", "HYDROGEN", "Band", "Element", "LineList", "line_list"]
+__all__ = ["BANDS", "ELEMENTS", "HYDROGEN", "LINE_LISTS", "Band", "Element", "LineList", "line_list"]
 
 
 @dataclass(frozen=True)
@@ -119,12 +119,17 @@ class LineList:
         return len(self.wave)
 
 
+LINE_LISTS = ("observed", "laboratory")
+
+
 @cache
-def line_list() -> LineList:
+def line_list(kind: str = "observed") -> LineList:
     """The atomic lines of `lines.csv`: laboratory wavelengths in vacuum and effective log gf.
 
     The log gf stand for blends at R = 1800, too: laboratory values were shifted, by at most 1 dex, until the model
-    followed LAMOST spectra of A, F and G stars."""
+    followed LAMOST spectra of A, F and G stars. `kind="laboratory"` takes them as they were before, which no observed
+    spectrum has touched.
+    """
     text = resources.files(__package__).joinpath("lines.csv").read_text(encoding="utf-8")
     rows = [row.split(",") for row in text.splitlines()[1:]]
     names = list(ELEMENTS)
@@ -134,6 +139,6 @@ def line_list() -> LineList:
         element=np.array([names.index(name) for name, _ in species]),
         stage=np.array([len(roman) - 1 for _, roman in species]),
         excitation=np.array([float(row[2]) for row in rows]),
-        log_gf=np.array([float(row[3]) for row in rows]),
+        log_gf=np.array([float(row[3 if kind == "observed" else 5]) for row in rows]),
         strong=np.flatnonzero([row[4] == "1" for row in rows]),
     )

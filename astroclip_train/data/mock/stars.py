@@ -16,6 +16,7 @@ from ..modality import ModalityInfo
 from ..splits import split_of
 from ..store_writer import StoreWriter
 from .labels import LABELS, UNITS, sample_labels
+from .lines import LINE_LISTS
 from .lrs import LRS
 from .strengths import Star, line_strengths
 from .xp import XP
@@ -68,6 +69,7 @@ def simulate(
     snr_median: tuple[float, float] = (55.0, 130.0),
     modalities: tuple[str, ...] = ("lrs", "xp"),
     dtype: torch.dtype = torch.float32,
+    lines: str = "observed",
 ) -> dict[str, Tensor]:
     """Observes stars: a function of (seed, index, visit) for each of them.
 
@@ -79,6 +81,7 @@ def simulate(
         snr_median: medians of the S/N of LRS and XP.
         modalities: which surveys to compute.
         dtype: precision of the computation and of the results.
+        lines: which line strengths, see `line_list`.
 
     Returns:
         labels (n, 8) float64, lrs, lrs_ivar (n, l), lrs_snr (n,), xp, xp_ivar (n, 343), xp_snr (n,), xp_coeff,
@@ -92,7 +95,7 @@ def simulate(
         truth = sample_labels(seed, block)
         snr = sample_snr(seed, block, visit, snr_median)
         with torch.no_grad():
-            stars = Star.from_labels(truth.to(dtype))
+            stars = Star.from_labels(truth.to(dtype), lines)
             for start in range(0, len(block), _CHUNK):
                 rows = slice(start, start + _CHUNK)
                 chunk = _observe(seed, block[rows], visit, stars.rows(rows), snr[rows].to(dtype), lrs, xp)
@@ -142,6 +145,8 @@ class MockStars:
         lrs_grid: log10 grid of LRS: a `Grid`, its fields, or null for the published one.
         resolution: λ/FWHM of LRS.
         bounds: Cramér–Rao bounds for "test" stars, for "evaluation" (validation and test), "all" or "none".
+        lines: "observed" line strengths follow LAMOST spectra; "laboratory" ones never saw a star, for experiments
+            whose test stars are among those spectra.
 
     Raises:
         ConfigError: an argument is out of range.
@@ -157,6 +162,7 @@ class MockStars:
         lrs_grid: Grid | Mapping[str, Any] | None = None,
         resolution: float = 1800.0,
         bounds: str = "evaluation",
+        lines: str = "observed",
     ) -> None:
         if n < 1 or not 0 <= repeats <= 1 or min(snr_lrs, snr_xp) <= 0:
             raise ConfigError(
@@ -165,6 +171,13 @@ class MockStars:
             )
         if bounds not in ("test", "evaluation", "all", "none"):
             raise ConfigError(f"mock stars: bounds is {bounds!r}, expected test, evaluation, all or none.")
+        if lines not in LINE_LISTS:
+            raise ConfigError(f"mock stars: lines is {lines!r}, expected {' or '.join(LINE_LISTS)}.")
+        if lines != "observed" and bounds != "none":
+            raise ConfigError(
+                f"mock stars: bounds are those of observed lines, with lines={lines} set bounds=none."
+            )
+        self.lines = lines
         grid = LRS_GRID if lrs_grid is None else lrs_grid
         self.n, self.seed, self.repeats, self.bounds = int(n), int(seed), float(repeats), bounds
         self.snr_median = (float(snr_lrs), float(snr_xp))
@@ -183,6 +196,7 @@ class MockStars:
             "lrs_grid": self.lrs_grid.to_json(),
             "resolution": self.resolution,
             "bounds": self.bounds,
+            **({} if self.lines == "observed" else {"lines": self.lines}),
         }
 
     def prepare(self, cache_root: Path, progress: bool = True) -> list[Path]:
@@ -228,7 +242,14 @@ class MockStars:
         self, writer: StoreWriter, part: Tensor, visit: int, surveys: tuple[str, ...], lrs: LRS, xp: XP
     ) -> None:
         data = simulate(
-            self.seed, part, lrs=lrs, xp=xp, visit=visit, snr_median=self.snr_median, modalities=surveys
+            self.seed,
+            part,
+            lrs=lrs,
+            xp=xp,
+            visit=visit,
+            snr_median=self.snr_median,
+            modalities=surveys,
+            lines=self.lines,
         )
         for m in surveys:
             columns = {"coeff": data["xp_coeff"], "coeff_error": data["xp_coeff_error"]} if m == "xp" else {}

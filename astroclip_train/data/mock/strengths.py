@@ -25,23 +25,23 @@ class Star:
     `label[name]` and the fields of the layers `line` and `deep` are columns of shape (b, 1).
     """
 
-    def __init__(self, labels: Tensor, atmosphere: Tensor) -> None:
-        self.labels, self.atmosphere = labels, atmosphere
+    def __init__(self, labels: Tensor, atmosphere: Tensor, lines: str = "observed") -> None:
+        self.labels, self.atmosphere, self.lines = labels, atmosphere, lines
         self.label = {name: labels[:, i : i + 1] for i, name in enumerate(LABELS)}
         columns = atmosphere.split(1, dim=1)
         self.line, self.deep = Layer(*columns[:3]), Layer(*columns[3:])
 
     @classmethod
-    def from_labels(cls, labels: Tensor) -> "Star":
+    def from_labels(cls, labels: Tensor, lines: str = "observed") -> "Star":
         """Solves the atmosphere for labels (b, 8)."""
         teff, logg, feh, alpha_fe = labels[:, :4].split(1, dim=1)
         layers = (layer(teff, logg, abundance_shift(feh, alpha_fe), d) for d in (_LINE_DEPTH, _DEEP))
         columns = [c for l in layers for c in (l.theta, l.log_gas, l.log_electron)]
-        return cls(labels, torch.cat(columns, dim=1))
+        return cls(labels, torch.cat(columns, dim=1), lines)
 
     def rows(self, chosen: slice) -> "Star":
         """The same for some of the stars."""
-        return Star(self.labels[chosen], self.atmosphere[chosen])
+        return Star(self.labels[chosen], self.atmosphere[chosen], self.lines)
 
 
 @dataclass(frozen=True)
@@ -68,11 +68,11 @@ class Strengths:
 class _Tables:
     """Constants of the line list as tensors of one dtype and device."""
 
-    def __init__(self, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(self, dtype: torch.dtype, device: torch.device, kind: str) -> None:
         def tensor(values: object) -> Tensor:
             return torch.as_tensor(np.asarray(values), dtype=dtype, device=device)
 
-        lines, elements = line_list(), list(ELEMENTS.values())
+        lines, elements = line_list(kind), list(ELEMENTS.values())
         gf = lines.log_gf + np.log10(lines.wave) - 8
         solar = np.array([elements[e].abundance for e in lines.element]) - 12
         partition = np.array(
@@ -100,11 +100,11 @@ class _Tables:
         self.stark = tensor(np.log10(stark))
 
 
-_tables: dict[tuple[torch.dtype, torch.device], _Tables] = {}
+_tables: dict[tuple[torch.dtype, torch.device, str], _Tables] = {}
 
 
-def _get_tables(like: Tensor) -> _Tables:
-    key = (like.dtype, like.device)
+def _get_tables(like: Tensor, lines: str) -> _Tables:
+    key = (like.dtype, like.device, lines)
     if key not in _tables:
         _tables[key] = _Tables(*key)
     return _tables[key]
@@ -129,7 +129,7 @@ def line_strengths(star: Star) -> Strengths:
 
     Source: curve of growth and damping as in Gray 2005, chapters 11 and 13.
     """
-    t = _get_tables(star.line.theta)
+    t = _get_tables(star.line.theta, star.lines)
     theta, label = star.line.theta, star.label
     temperature = 5040.0 / theta
     micro = 1.1 + 0.25 * (4.5 - label["logg"]) + 0.6 * torch.sigmoid((label["teff"] - 6800) / 500)

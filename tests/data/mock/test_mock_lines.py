@@ -7,9 +7,10 @@ import pytest
 import torch
 from astropy.io import fits
 
-from astroclip_train.data.mock import LRS, UNITS, XP, model_spectrum
+from astroclip_train.data.mock import LRS, UNITS, XP, MockStars, model_spectrum, simulate
 from astroclip_train.data.mock.extinction import extinction_curve
-from astroclip_train.data.mock.lines import ELEMENTS, HYDROGEN, line_list
+from astroclip_train.data.mock.lines import ELEMENTS, HYDROGEN, LINE_LISTS, line_list
+from astroclip_train.errors import ConfigError
 
 FILE = Path(__file__).parent / "files" / "spec-58575-HD103621N361936B01_sp03-086.fits.gz"
 LIGHT = 299792.458
@@ -114,3 +115,18 @@ def test_reddening_colours_xp_and_hardly_normalised_lrs() -> None:
     assert (normalised[1] - normalised[0]).abs().max() < 0.03
     samples = xp.samples(xp.coefficients(xp(labels)))[0]
     assert samples[1, 300] / samples[0, 300] > 1.3
+
+
+def test_laboratory_strengths_differ_from_observed_ones_and_change_the_spectra() -> None:
+    observed, laboratory = line_list(), line_list("laboratory")
+    assert np.array_equal(observed.wave, laboratory.wave)
+    shift = observed.log_gf - laboratory.log_gf
+    assert np.abs(shift).max() <= 1.3
+    assert (shift != 0).mean() > 0.5
+    spectra = [simulate(0, np.arange(4), modalities=("lrs",), lines=kind)["lrs"] for kind in LINE_LISTS]
+    assert 0.002 < float((spectra[0] - spectra[1]).std()) < 0.1
+
+
+def test_laboratory_strengths_have_no_bounds() -> None:
+    with pytest.raises(ConfigError, match="bounds=none"):
+        MockStars(n=10, lines="laboratory", bounds="test")

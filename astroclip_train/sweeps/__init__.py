@@ -1,0 +1,1 @@
+"""Searches over configurations: trials are ordinary runs, chosen by a validation metric, kept in an Optuna study."""

@@ -1,0 +1,28 @@
+"""The perceptron head's projection on principal axes."""
+
+import numpy as np
+import torch
+
+from astroclip_train.heads import MLPHead
+
+
+def test_components_are_whitened_and_leave_out_the_noise() -> None:
+    """Against a few lines of NumPy: leading principal scores of the training features, unit variance."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(400, 2)) @ rng.normal(size=(2, 30)) * 3 + 0.01 * rng.normal(size=(400, 30)) + 5
+    head = MLPHead(30, ["a"], widths=(4,), components=2).double()
+    head.prepare(torch.from_numpy(x), torch.from_numpy(x[:, :1]))
+    scores = head.whitened(torch.from_numpy(x)).numpy()
+    u, _, _ = np.linalg.svd(x - x.mean(0), full_matrices=False)
+    expected = u[:, :2] * np.sqrt(len(x) - 1)
+    assert np.allclose(np.abs((scores * expected).mean(0)), (expected**2).mean(0), rtol=1e-6)
+    assert np.allclose(scores.std(0, ddof=1), 1, rtol=1e-6)
+
+
+def test_axes_without_variance_carry_nothing() -> None:
+    x = torch.zeros(50, 6, dtype=torch.float64)
+    x[:, 0] = torch.arange(50)
+    head = MLPHead(6, ["a"], widths=(4,), components=4).double()
+    head.prepare(x, x[:, :1])
+    assert torch.isfinite(head.whitened(x + 1e3)).all()
+    assert (head.whitened(x + torch.tensor([0, 1.0, 1, 1, 1, 1]))[:, 1:] == 0).all()
