@@ -44,7 +44,7 @@ demo: install ## install, then the whole SpecCLIP recipe on mock stars; prints w
 test: install-test ## the suite, at most 15 minutes on 2 cores
 	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
 
-test-slow: install-test ## wheel in a fresh environment, kill tests, real-data runs; at most 45 minutes
+test-slow: install-test ## wheel in a fresh environment, kill tests, SLURM where it runs; at most 45 minutes
 	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
 
 lint: install-dev ## ruff

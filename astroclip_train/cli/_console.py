@@ -10,9 +10,10 @@ from typing import Any, NoReturn
 
 from ..errors import AstroTrainError, ConfigError
 
-__all__ = ["INTERRUPTED", "Parser", "guard", "say"]
+__all__ = ["INTERRUPTED", "STOPPED", "Parser", "guard", "say"]
 
 INTERRUPTED = 130
+STOPPED = (130, 138, 140, 143)  # by Ctrl-C, SIGUSR1, SIGUSR2, SIGTERM: the same command goes on
 
 
 class Parser(argparse.ArgumentParser):

@@ -29,7 +29,8 @@ Examples
 OPTIONS = """\
 Options
   --cfg job [--resolve] [--package KEY]   print the composed configuration (or one part of it) and end
-  -m, --multirun          run every combination of comma-separated values, one after another
+  -m, --multirun          run every combination of comma-separated values, one after another;
+                          with hydra/launcher=slurm as one SLURM job array
   -cd, --config-dir DIR   search DIR for files of your own, e.g. DIR/experiment/mine.yaml; may be repeated
   --allow-target PKG      allow _target_ names of a package that you trust; may be repeated
   --version               print the version and end
@@ -38,7 +39,7 @@ Options
 
 KEYS = """\
 Keys of every run
-  run.name  run.seed  run.root  run.stages  run.fresh  run.extend  run.preflight
+  run.name  run.seed  run.root  run.stages  run.fresh  run.extend  run.preflight  run.requeue
   labels.names  labels.n  data.num_workers  stages.STAGE.{encoder,objective,optimizer,scheduler,trainer}.KEY
 """
 

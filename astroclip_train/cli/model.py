@@ -79,6 +79,11 @@ def parser() -> Parser:
     one.add_argument("--overwrite", action="store_true", help="replace an earlier export")
     one.set_defaults(work=_export)
 
+    one = commands.add_parser("doctor", help="what support asks for: versions, machine, logs; no secrets")
+    one.add_argument("run", help="a run directory")
+    one.add_argument("--output", metavar="FILE", help="write it there")
+    one.set_defaults(work=_doctor)
+
     one = commands.add_parser("sweep", help="trials of a sweep: table, best command, and a page with figures")
     one.add_argument(
         "folder", help="the sweep's folder, such as runs/specclip/sweep-optuna-align.val_loss-1a2b3c4"
@@ -244,6 +249,12 @@ def _export(options: argparse.Namespace) -> int:
         say("no training data were found, so the export has no in_domain flags: give --reference STORE.")
     print(out)
     return 0
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from .doctor import doctor
+
+    return doctor(options.run, options.output)
 
 
 def _sweep(options: argparse.Namespace) -> int:

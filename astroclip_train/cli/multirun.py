@@ -16,7 +16,9 @@ from ..config.fingerprint import fingerprint
 from ..errors import ConfigError
 from ..files import write_json
 from ..training.run_dir import RunDir, launch_id
-from ._console import INTERRUPTED, say
+from ._console import INTERRUPTED, STOPPED, say
+from .interruptible import forwarding
+from .slurm_launcher import submit, take_launcher
 
 __all__ = ["Job", "jobs_of", "multirun"]
 
@@ -70,7 +72,7 @@ def multirun(overrides: Sequence[str], config_dirs: Sequence[str] = (), allowed:
     With `+sweep=grid|random|optuna` the jobs are the trials of a study, see `sweeps.worker`.
 
     Returns:
-        0 if all succeeded, 2 if all failures were users' errors, else 1; 130 after Ctrl-C.
+        0 if all succeeded, 2 if all failures were users' errors, else 1; 130, 138 or 143 after a signal.
     """
     from ..sweeps.plan import plan_of
     from .train import prepare
@@ -79,8 +81,14 @@ def multirun(overrides: Sequence[str], config_dirs: Sequence[str] = (), allowed:
         raise ConfigError(
             "-m under torchrun would start every job once per rank: start it by itself, without torchrun."
         )
+    overrides, launcher = take_launcher(overrides, config_dirs)
     plan = plan_of(overrides, config_dirs, allowed)
     if plan is not None:
+        if launcher is not None:
+            raise ConfigError(
+                "hydra/launcher=slurm submits lists of values, not studies: submit the study itself, as often as it "
+                "shall have workers, with sbatch slurm/train.sbatch -m +sweep=... sweep.workers=1."
+            )
         from ..sweeps.worker import run_sweep
 
         return run_sweep(plan, prepare)
@@ -93,6 +101,8 @@ def multirun(overrides: Sequence[str], config_dirs: Sequence[str] = (), allowed:
             point = " ".join(differing) or "the only one"
             raise ConfigError(f"job {number} of {len(points)} ({point}): {error}") from error
     _distinct(jobs)
+    if launcher is not None:
+        return submit(jobs, launcher, config_dirs, allowed)
     sweep = fingerprint([sorted(j.overrides) for j in jobs])[:7]
     record = jobs[0].run_dir.root / jobs[0].run_dir.experiment / f"sweep-{sweep}.json"
     results: list[dict[str, Any]] = []
@@ -106,9 +116,9 @@ def multirun(overrides: Sequence[str], config_dirs: Sequence[str] = (), allowed:
              "seconds": round(time.monotonic() - start, 1)}
         )  # fmt: skip
         write_json(record, {"jobs": results, "of": len(jobs)})
-        if code == INTERRUPTED:
+        if code in STOPPED:
             say(f"stopped in job {number} of {len(jobs)}; the same command goes on with the jobs still owed.")
-            return INTERRUPTED
+            return code
     return _summary(jobs, results, record)
 
 
@@ -129,7 +139,8 @@ def _run(job: Job, config_dirs: Sequence[str], allowed: Sequence[str], environme
     command = [sys.executable, "-m", "astroclip_train.cli.train", *options, *job.overrides]
     child = subprocess.Popen(command, env=environment)
     try:
-        code = child.wait()
+        with forwarding(child):
+            code = child.wait()
     except KeyboardInterrupt:  # the terminal sent it to the child too, which ends in its own way
         try:
             child.wait(timeout=60)

@@ -17,7 +17,7 @@ __all__ = ["main", "single"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command and returns its exit code: 0 done, 2 a user's error, 130 stopped by Ctrl-C."""
+    """Runs the command and returns its exit code: 0 done, 2 a user's error, 130 Ctrl-C, 138 SIGUSR1, 143 SIGTERM."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     return guard(
         "astro-train", _main, arguments, interrupted="the same command goes on from the newest checkpoint."
@@ -58,7 +58,13 @@ def _main(argv: list[str]) -> int:
         from .multirun import multirun
 
         return multirun(options.overrides, options.config_dir, options.allow_target)
-    return single(options.overrides, options.config_dir, options.allow_target)
+    if any(o.lstrip("+").startswith(("hydra/launcher=", "hydra.launcher.")) for o in options.overrides):
+        raise ConfigError(
+            "hydra/launcher submits the jobs of a sweep: add -m, or use sbatch slurm/train.sbatch."
+        )
+    from .interruptible import interruptible
+
+    return interruptible(single, options.overrides, options.config_dir, options.allow_target)
 
 
 def _show(options: argparse.Namespace) -> int:

@@ -65,8 +65,48 @@ class Run:
     """New total number of steps of the one stage in `run.stages`."""
     preflight: bool = False
     """Checks everything, takes two real steps, prints the plan and ends."""
+    requeue: Literal["auto"] | bool = "auto"
+    """Whether a SLURM job that is warned of its end queues itself again; auto does where scontrol is found."""
     evaluate: bool = True
     """Whether the stages are evaluated on test objects when they are trained; the trials of a sweep are not."""
+
+
+@dataclass
+class SlurmLauncher:
+    """How `-m hydra/launcher=slurm` submits; null leaves a choice to the cluster."""
+
+    partition: str | None
+    """Queue."""
+    account: str | None
+    """Who pays."""
+    qos: str | None
+    """Quality of service."""
+    constraint: str | None
+    """Features of the nodes."""
+    nodes: Positive
+    """Machines of one job."""
+    tasks_per_node: Positive
+    """Ranks on each, one per device."""
+    gpus_per_node: Count
+    """GPUs of each."""
+    cpus_per_task: Positive
+    """Cores of a rank."""
+    mem_gb: Positive | None
+    """Memory of a node."""
+    timeout_min: Positive
+    """Time limit."""
+    signal_delay_s: Positive
+    """How long before it the job is warned."""
+    array_parallelism: Positive
+    """Jobs that run at once."""
+    setup: list[str]
+    """Shell lines before the job."""
+    options: dict[str, Any]
+    """Further sbatch options."""
+    common_first: bool
+    """Whether stages that all jobs share are trained first, once."""
+    wait: bool
+    """Whether the command waits for its jobs."""
 
 
 @dataclass
@@ -89,6 +129,8 @@ class Data:
     """Share of bad objects beyond which a run stops."""
     cache_root: str | None = None
     """Where mock data and features are kept; null is `<run.root>/.cache`."""
+    stage_to: str | None = None
+    """Folder on a disk of the node, such as $TMPDIR, to which stores are copied and checked before they are read."""
     block: Positive = 256
     """Rows read together; the shuffle permutes blocks and rows in them."""
 

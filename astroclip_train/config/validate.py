@@ -13,7 +13,7 @@ from .messages import closest, listing
 from .schema import STAGES, Config, Partial, Target
 from .types import accepts, expected, unwrap
 
-__all__ = ["validate", "validate_structure"]
+__all__ = ["check_node", "validate", "validate_structure"]
 
 Found = list[tuple[str, Mapping[str, Any], tuple[str, ...]]]
 
@@ -50,6 +50,15 @@ def validate(cfg: DictConfig) -> None:
     plain = _plain(cfg)
     trial.check_machine(plain)
     trial.build_stages(plain)
+
+
+def check_node(node: Mapping[str, Any], schema: type, where: str) -> None:
+    """Checks one mapping of plain values against its schema.
+
+    Raises:
+        ConfigError: an unknown key or a wrong type.
+    """
+    _check_dataclass(node, schema, where, [])
 
 
 def _plain(cfg: DictConfig) -> dict[str, Any]:

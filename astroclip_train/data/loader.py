@@ -205,9 +205,11 @@ def _same(window: Any) -> Any:
 
 
 def _quiet_worker(_: int) -> None:
-    """Signals to the group are the main process's business; SIGTERM from it must still end a worker."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    for name in ("SIGUSR1", "SIGUSR2"):
+    """Signals to the group are the main process's business, which needs its workers until it has saved.
+
+    A worker ends when it is told to through its queue, or when its parent is gone; a second SIGTERM ends it too.
+    """
+    for name in ("SIGINT", "SIGUSR1", "SIGUSR2"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))

@@ -13,6 +13,7 @@ from .. import __version__
 from ..config.fingerprint import fingerprint
 from ..config.targets import build
 from ..data.source import DataSource
+from ..data.staging import stage
 from ..data.store import Store
 from ..errors import ConfigError, RunError
 from ..files import read_json
@@ -79,6 +80,8 @@ class RunContext:
         for member in members:
             dataset = build(member["dataset"])
             paths = dataset.prepare(self.cache_root)
+            if data["stage_to"] and self.limit is None:
+                paths = stage(paths, data["stage_to"])
             folds = getattr(dataset, "folds", None)
             stores.append(Store(paths, max_bad_fraction=data["max_bad_fraction"], folds=folds))
             weights.append(float(member.get("weight", 1.0)))

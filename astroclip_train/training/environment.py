@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import socket
 import subprocess
 import sys
@@ -33,6 +34,14 @@ VARIABLES = (
     "CUDA_VISIBLE_DEVICES",
     "SLURM_JOB_ID",
     "SLURM_RESTART_COUNT",
+    "SLURM_ARRAY_JOB_ID",
+    "SLURM_ARRAY_TASK_ID",
+    "SLURM_JOB_NODELIST",
+    "SLURM_NTASKS",
+    "SLURM_NTASKS_PER_NODE",
+    "SLURM_CPUS_PER_TASK",
+    "SLURM_CLUSTER_NAME",
+    "WORLD_SIZE",
 )
 
 
@@ -47,8 +56,13 @@ def environment() -> dict[str, Any]:
         "packages": {name: _version(name) for name in PACKAGES},
         "variables": {name: os.environ[name] for name in VARIABLES if name in os.environ},
         "git": git_state(Path(__file__).resolve().parents[2]),
-        "command": sys.argv,
+        "command": [_redacted(word) for word in sys.argv],
     }
+
+
+def _redacted(word: str) -> str:
+    """A word of the command without credentials in a URL."""
+    return re.sub(r"(\w+://)[^\s/@]+@", r"\1(hidden)@", word)
 
 
 def git_state(folder: Path) -> dict[str, Any] | None:

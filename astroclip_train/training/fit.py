@@ -21,6 +21,7 @@ from ..errors import RunError
 from ..files import read_json, write_json
 from ..stages.module import System, TrainingModule
 from .checkpoint import CheckpointFolder, load_checkpoint
+from .interruption import Interruption, current
 from .keeper import Keeper
 from .progress import say
 from .schedules import schedule_from
@@ -95,6 +96,7 @@ class FitJob:
         metadata: for users of the weights.
         guard: called before every checkpoint; raises when this process may no longer write.
         probes: called as probe(system, step) every `probe_every` steps.
+        interruption: asked after every step whether to save and leave.
     """
 
     name: str
@@ -116,6 +118,7 @@ class FitJob:
     loggers: Sequence[Any] = ()
     callbacks: Sequence[Any] = ()
     guard: Callable[[], Any] | None = None
+    interruption: Interruption = field(default_factory=current)
     flops: bool = True
 
 
@@ -230,10 +233,11 @@ def _train(job: FitJob, module: TrainingModule, keeper: Keeper) -> None:
     )
     total = settings.max_steps * settings.accumulate
     loader = job.train_loader(keeper.step * settings.accumulate, total)
-    try:
-        trainer.fit(module, train_dataloaders=loader)
-    finally:
-        keeper.close()
+    with job.interruption.deferred():  # a signal waits for the end of the step
+        try:
+            trainer.fit(module, train_dataloaders=loader)
+        finally:
+            keeper.close()
     if trainer.interrupted or keeper.interrupted:
         raise KeyboardInterrupt
     if keeper.step < settings.max_steps and trainer.should_stop and not keeper.selection.stopped:

@@ -13,6 +13,7 @@ import torch
 from ..errors import RunError
 from .checkpoint import CheckpointFolder, save_checkpoint
 from .ema import WeightAverage
+from .interruption import Interrupted
 from .progress import Reporter, say
 from .selection import Selection
 from .throughput import Throughput, count_flops
@@ -59,6 +60,7 @@ class Keeper(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Restores optimiser, average and user callbacks; Lightning has built the optimiser by now."""
         s = self.job.settings
+        self.job.interruption.hold()  # Lightning has just installed handlers of its own
         if s.ema_decay:
             self.ema = WeightAverage(self.job.system, s.ema_decay)
         if self.state:
@@ -115,8 +117,11 @@ class Keeper(pl.Callback):
         if self.job.probe_every and (last or self.step % self.job.probe_every == 0):
             self._probe(module)
         stopping = self.selection.stopped or trainer.should_stop
-        if last or stopping or self.step % s.checkpoint_every_steps == 0:
+        leaving = self.job.interruption.requested()
+        if last or stopping or leaving or self.step % s.checkpoint_every_steps == 0:
             self._save(trainer)
+        if leaving:
+            raise Interrupted(self.job.interruption.signum, self.step)
         if self.selection.stopped:
             say(f"{self.job.name}: stopped early at step {self.step:,}, {s.monitor} no longer improves.")
             trainer.should_stop = True

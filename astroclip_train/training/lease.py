@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import RunError
+from .requeue import job_is_over, own_job
 
 __all__ = ["Lease"]
 
@@ -21,7 +22,8 @@ STALE = 90.0  # seconds without one after which a writer on another host is take
 class Lease:
     """The right to write in a folder, held by one process at a time.
 
-    A writer is dead if its process is gone (same host), or if its heartbeat has stopped for `stale` s (other host).
+    A writer is dead if its process is gone (same host); if it was an earlier start of this very SLURM job, or SLURM
+    says that its job is over (other host); or if its heartbeat has stopped for `stale` s.
     A dead writer's lease is taken over: the contender that creates a file named after the lease's token exclusively may
     replace it, so that of two contenders one wins.
 
@@ -118,6 +120,8 @@ class Lease:
         here = _here()
         if other.get("machine") == here["machine"]:
             return not _alive(other["pid"], other.get("started"))
+        if _superseded(other, here) or (other.get("job") and job_is_over(other["job"], other.get("cluster"))):
+            return True
         if time.time() - seen < self.stale:
             return False
         # clocks of two machines may differ: only a beat that stays away is dead
@@ -162,8 +166,19 @@ def _here() -> dict[str, Any]:
         "machine": "/".join(machine),
         "pid": os.getpid(),
         "started": _started(os.getpid()),
-        "job": os.environ.get("SLURM_JOB_ID"),
+        **_own_job(),
     }
+
+
+def _own_job() -> dict[str, Any]:
+    job = own_job()
+    return {"job": job.id, "restart": job.restart, "cluster": job.cluster} if job else {"job": None}
+
+
+def _superseded(other: dict[str, Any], here: dict[str, Any]) -> bool:
+    """Whether `here` is a later start of the same SLURM job, which SLURM only makes when the earlier one is gone."""
+    same = here["job"] is not None and all(other.get(k) == here.get(k) for k in ("job", "cluster"))
+    return same and here["restart"] > int(other.get("restart") or 0)
 
 
 def _alive(pid: int, started: str | None) -> bool:

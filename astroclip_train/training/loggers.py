@@ -8,6 +8,7 @@ from typing import Any
 
 from ..errors import require
 from ..files import read_json, write_json
+from .interruption import Interrupted
 
 __all__ = ["open_loggers"]
 
@@ -30,13 +31,19 @@ def open_loggers(config: dict[str, Any], folder: Path, name: str) -> Iterator[li
     if config.get("wandb"):
         wandb = require("wandb", extra="wandb")
         loggers.append(_wandb_logger(wandb, dict(config["wandb"]), folder, name))
+    outcome = "success"
     try:
         yield loggers
+    except BaseException as error:
+        outcome = "failed"
+        if wandb is not None and wandb.run is not None and isinstance(error, Interrupted):
+            wandb.run.mark_preempting()  # shown as preempted, not as crashed, until the next start goes on
+        raise
     finally:
         for logger in loggers:
-            logger.finalize("success")
+            logger.finalize(outcome)
         if wandb is not None:
-            wandb.finish()
+            wandb.finish(exit_code=0 if outcome == "success" else 1)
 
 
 def _wandb_logger(wandb: Any, options: dict[str, Any], folder: Path, name: str) -> Any:

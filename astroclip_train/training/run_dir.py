@@ -2,6 +2,7 @@
 
 import os
 import re
+import socket
 import tempfile
 import time
 import uuid
@@ -19,8 +20,10 @@ from ..config.rules import references
 from ..errors import AstroTrainError, ConfigError, RunError
 from ..files import read_json, write_json, write_text
 from .environment import content_hashes, environment
+from .interruption import Interrupted, current
 from .lease import Lease
 from .metrics_log import MetricsLog
+from .requeue import check_progress, own_job
 
 __all__ = ["RunDir", "default_name", "launch_id"]
 
@@ -106,6 +109,7 @@ class RunDir:
         self.root = Path(cfg["run"]["root"])
         self.fresh = bool(cfg["run"]["fresh"])
         self.preflight = bool(cfg["run"]["preflight"])
+        current().requeue = False if self.preflight else cfg["run"]["requeue"]
         self.identity = {
             **flat(identity(cfg)),
             **{f"content of {k}": v for k, v in content_hashes(cfg).items() if v},
@@ -136,7 +140,7 @@ class RunDir:
         while (self._path(newest + 1) / "run.json").exists():
             newest += 1
         record = self._read(newest)
-        started_by_this = record.get("launch") == self.launch and newest > 1
+        started_by_this = record.get("launch") == self.launch and (newest > 1 or record.get("fresh", False))
         return newest + 1 if self.fresh and record and not started_by_this else newest
 
     def stage_dir(self, stage: str) -> Path:
@@ -239,6 +243,7 @@ class RunDir:
         Raises:
             RunError: a live process writes there.
         """
+        check_progress(self.path, self.record.get("launches", []))
         self.path.mkdir(parents=True, exist_ok=True)
         self.lease.acquire()
         try:
@@ -251,12 +256,13 @@ class RunDir:
                 "name": self.name,
                 "generation": self.generation,
                 "launch": self.record.get("launch", self.launch),
+                "fresh": self.record.get("fresh", self.fresh),
                 "created": self.record.get("created", _now()),
                 "identity": self.identity,
                 "extension": self.extension,
                 "launches": [
                     *self.record.get("launches", []),
-                    {"id": self.launch, "time": _now(), "pid": os.getpid()},
+                    self._launch(),
                 ],
             }
             self.mark("running")
@@ -264,6 +270,11 @@ class RunDir:
             self.lease.release()
             raise
         return self
+
+    def _launch(self) -> dict[str, Any]:
+        job = own_job()
+        where = {"job": job.name, "restart": job.restart} if job else {}
+        return {"id": self.launch, "time": _now(), "host": socket.gethostname(), "pid": os.getpid(), **where}
 
     def mark(self, status: str) -> None:
         """Writes a new status into run.json."""
@@ -286,7 +297,7 @@ class RunDir:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
         if kind is None:
             self.close()  # the runner has marked it
-        elif issubclass(kind, KeyboardInterrupt | SystemExit):
+        elif issubclass(kind, KeyboardInterrupt | SystemExit | Interrupted):
             self.close("interrupted")
         else:
             self.record["error"] = (

@@ -123,6 +123,22 @@ def test_a_failing_job_is_recorded_and_the_others_go_on(tmp_path, monkeypatch, c
     assert [j["exit"] for j in json.loads(record.read_text())["jobs"]] == [0, 2, -9, 0]
 
 
+def test_a_signal_reaches_the_job_and_ends_the_sweep(tmp_path, monkeypatch, capsys):
+    """As under srun: the parent must outlive its job, which saves."""
+    stand_in = tmp_path / "interpreter"
+    stand_in.write_text(
+        "#!/bin/bash\necho x >> started\ntrap 'sleep 0.3; echo saved > saved; exit 138' USR1\n"
+        "(sleep 0.5; kill -USR1 $PPID) &\nfor i in $(seq 100); do sleep 0.1; done\n"
+    )
+    stand_in.chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "executable", str(stand_in))
+    assert multirun([*TINY, "run.seed=0,1"]) == 138
+    assert (tmp_path / "saved").exists()
+    assert (tmp_path / "started").read_text() == "x\n"
+    assert "goes on with the jobs still owed" in capsys.readouterr().err
+
+
 def test_a_finished_run_says_so_without_loading_torch(tmp_path, monkeypatch, capsys):
     from astroclip_train.config.compose import compose
     from astroclip_train.training.run_dir import RunDir

@@ -1,6 +1,7 @@
 """One writer at a time: real processes, kill -9, suspended owners."""
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -151,3 +152,47 @@ def test_heartbeat_touches_the_file(tmp_path):
         while path.stat().st_mtime < 1 and time.monotonic() < deadline:
             time.sleep(0.02)
         assert path.stat().st_mtime > 1
+
+
+def foreign(path, **changes):
+    """A lease held by a live-looking writer on another machine."""
+    owner = {**Lease(path).owner, "host": "node7", "machine": "elsewhere", **changes}
+    path.write_text(json.dumps(owner))
+
+
+def test_a_requeued_job_takes_over_from_its_own_dead_start(tmp_path, monkeypatch):
+    """SLURM starts a job again only when its first start is gone, on whatever node that was."""
+    path = tmp_path / "lease.json"
+    monkeypatch.setenv("SLURM_JOB_ID", "12")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    foreign(path, job="12", restart=0)
+    start = time.monotonic()
+    Lease(path).acquire().release()
+    assert time.monotonic() - start < 1.0
+
+
+@pytest.mark.parametrize("other", [{"job": "12", "restart": 1}, {"job": "12", "restart": 2}, {"job": None}])
+def test_another_live_writer_is_respected_under_slurm_too(tmp_path, monkeypatch, other):
+    path = tmp_path / "lease.json"
+    monkeypatch.setenv("SLURM_JOB_ID", "12")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    monkeypatch.setenv("PATH", str(tmp_path))  # no SLURM to ask
+    foreign(path, **other)
+    with pytest.raises(RunError, match="on node7"):
+        Lease(path).acquire()
+
+
+def test_nothing_needs_file_locks(tmp_path, monkeypatch):
+    """Lustre without flock and NFS without lockd refuse the calls; neither lease nor stores make them."""
+    code = """
+import fcntl, sys
+def refuse(*_): raise OSError(38, "Function not implemented")
+fcntl.flock = fcntl.lockf = refuse
+from astroclip_train.training.lease import Lease
+with Lease(sys.argv[1]):
+    print("held")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "lease.json")], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "held\n"

@@ -1,0 +1,149 @@
+#!/usr/bin/env bash
+# Starts a real SLURM of one node on this machine, for tests and for trying the templates beside this file.
+#
+#   slurm/start_test_slurm.sh            install what is missing (root, Debian or Ubuntu), start, wait until it is idle
+#   slurm/start_test_slurm.sh --stop     stop it; its logs stay
+#
+# It never touches a cluster: where /etc/slurm/slurm.conf was not written by this script it stops with a sentence.
+# ASTRO_TRAIN_SLURM_DIR (default /var/tmp/astro-train-slurm) holds logs and state. SLURM believes in ASTRO_TRAIN_SLURM_CPUS
+# (default at least 8) cores, 8 GPUs and 512 GB, so that the templates can be submitted as they are; it enforces none.
+set -euo pipefail
+
+dir=${ASTRO_TRAIN_SLURM_DIR:-/var/tmp/astro-train-slurm}
+conf=/etc/slurm/slurm.conf
+mark="# written by astro-train's slurm/start_test_slurm.sh"
+cores=$(nproc)
+cpus=${ASTRO_TRAIN_SLURM_CPUS:-$((cores > 8 ? cores : 8))}
+node=$(hostname -s)
+
+fail() {
+  echo "start_test_slurm.sh: $*" >&2
+  exit 1
+}
+
+check() {
+  [ "$(id -u)" = 0 ] || fail "the daemons of SLURM need root: run it as root in a container or a virtual machine."
+  if [ -e "$conf" ] && ! grep -qF "$mark" "$conf"; then
+    fail "$conf belongs to another SLURM: this script is for machines that have none."
+  fi
+}
+
+install_slurm() {
+  command -v slurmctld >/dev/null && command -v slurmd >/dev/null && command -v munged >/dev/null && return
+  command -v apt-get >/dev/null || fail "slurmctld, slurmd or munged is missing: install SLURM and munge first."
+  export DEBIAN_FRONTEND=noninteractive
+  { timeout 120 apt-get update -qq && timeout 400 apt-get install -y -qq --no-install-recommends slurm-wlm munge; } \
+    >"$dir/apt.log" 2>&1 || fail "apt-get could not install slurm-wlm and munge, see $dir/apt.log."
+}
+
+write_conf() {
+  mkdir -p "$(dirname "$conf")"
+  # AuthInfo=cred_expire is also how long a requeued job waits before it starts again (120 s on most clusters).
+  # config_overrides makes SLURM believe the numbers of NodeName.
+  touch "$dir"/gpu{0..7} # a GPU is a file that exists
+  printf '%s\nName=gpu File=%s/gpu[0-7]\n' "$mark" "$dir" >/etc/slurm/gres.conf
+  cat >"$conf.new" <<CONF
+$mark
+ClusterName=astro-train-test
+SlurmctldHost=$node(127.0.0.1)
+SlurmUser=root
+SlurmdUser=root
+AuthType=auth/munge
+AuthInfo=cred_expire=10
+CredType=cred/munge
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_CPU
+SchedulerParameters=sched_interval=5,bf_interval=5,batch_sched_delay=1
+SlurmdParameters=config_overrides
+GresTypes=gpu
+JobAcctGatherType=jobacct_gather/none
+AccountingStorageType=accounting_storage/none
+MpiDefault=none
+ReturnToService=2
+JobRequeue=1
+KillWait=20
+MessageTimeout=60
+MinJobAge=3600
+SlurmctldTimeout=300
+SlurmdTimeout=300
+InactiveLimit=0
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+MailProg=/bin/true
+StateSaveLocation=$dir/state
+SlurmdSpoolDir=$dir/spool
+SlurmctldPidFile=$dir/slurmctld.pid
+SlurmdPidFile=$dir/slurmd.pid
+SlurmctldLogFile=$dir/slurmctld.log
+SlurmdLogFile=$dir/slurmd.log
+NodeName=$node NodeAddr=127.0.0.1 CPUs=$cpus RealMemory=512000 Gres=gpu:8 State=UNKNOWN
+PartitionName=main Nodes=$node Default=YES MaxTime=INFINITE State=UP PriorityTier=1 GraceTime=20
+PartitionName=urgent Nodes=$node MaxTime=INFINITE State=UP PriorityTier=10 PreemptMode=OFF
+CONF
+  if [ -e "$conf" ] && cmp -s "$conf" "$conf.new"; then
+    rm "$conf.new"
+    return 1 # nothing new
+  fi
+  mv "$conf.new" "$conf"
+}
+
+start_munge() {
+  munge -n </dev/null >/dev/null 2>&1 && return
+  [ -s /etc/munge/munge.key ] || mungekey --create --force
+  mkdir -p /run/munge /var/log/munge /var/lib/munge
+  chown munge: /run/munge /var/log/munge /var/lib/munge /etc/munge /etc/munge/munge.key
+  chmod 755 /run/munge
+  runuser -u munge -- munged
+  wait_for "munged" 20 munge -n
+}
+
+wait_for() { # NAME SECONDS COMMAND...
+  local name=$1 limit=$2 start=$SECONDS
+  shift 2
+  until timeout 10 "$@" </dev/null >/dev/null 2>&1; do
+    [ $((SECONDS - start)) -lt "$limit" ] || fail "$name did not answer within $limit s, see $dir/*.log."
+    sleep 0.5
+  done
+}
+
+idle() {
+  case $(sinfo -h -n "$node" -o %T 2>/dev/null | head -n 1) in
+  idle | mixed | allocated) return 0 ;;
+  down* | drain* | unknown*) scontrol update "NodeName=$node" State=RESUME 2>/dev/null || true ;;
+  esac
+  return 1
+}
+
+running() { # DAEMON: whether the process of its pid file lives
+  [ -s "$dir/$1.pid" ] && kill -0 "$(cat "$dir/$1.pid" 2>/dev/null)" 2>/dev/null
+}
+
+stop() {
+  local daemon
+  for daemon in slurmd slurmctld; do
+    if running "$daemon"; then
+      kill "$(cat "$dir/$daemon.pid")"
+      for _ in $(seq 60); do running "$daemon" && sleep 0.5 || break; done
+    fi
+  done
+}
+
+export -f idle
+export node
+check
+mkdir -p "$dir/state" "$dir/spool"
+if [ "${1:-}" = --stop ]; then
+  stop
+  exit 0
+fi
+install_slurm
+getent hosts "$node" >/dev/null || echo "127.0.0.1 $node" >>/etc/hosts # srun must find the node by its name
+write_conf && stop # daemons of an older configuration
+start_munge
+running slurmctld || slurmctld
+wait_for slurmctld 60 scontrol ping
+running slurmd || slurmd -N "$node"
+wait_for "the node $node" 60 bash -c idle
+echo "SLURM $(sinfo --version | cut -d' ' -f2) is ready: node $node, $cpus CPUs, partitions main and urgent, logs in $dir"

@@ -1,0 +1,82 @@
+"""What the tests in this folder submit with."""
+
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+BIN = Path(sys.executable).parent
+TRAIN = ROOT / "slurm" / "train.sbatch"
+OVER = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "BOOT_FAIL")
+TINY = ["+experiment=specclip", "scale=tiny", "evaluation.report=false", "evaluation.bootstrap=20"]
+EVERY_STEP = [f"stages.{s}.trainer.log_every_steps=1" for s in ("lrs", "xp", "align", "heads")]
+
+
+class Cluster:
+    """Submits from a folder and waits, always for a bounded time."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.jobs: list[str] = []
+        variables = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "SBATCH_", "RANK"))}
+        self.environment = variables | {
+            "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
+            "PYTHONPATH": str(ROOT),
+            "OMP_NUM_THREADS": "1",
+            "OMP_WAIT_POLICY": "passive",
+        }
+
+    def run(self, *words: object, limit: float = 60, check: bool = True) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            list(map(str, words)),
+            cwd=self.folder,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=limit,
+            check=False,
+        )
+        assert not check or done.returncode == 0, f"{words}\n{done.stdout}\n{done.stderr}"
+        return done
+
+    def submit(self, script: Path | str, *words: str, options: tuple[str, ...] = ()) -> str:
+        """`sbatch OPTIONS SCRIPT WORDS`; the log of job N is N.log."""
+        out = ["--output=%A_%a.log"] if any(o.startswith("--array") for o in options) else ["--output=%j.log"]
+        done = self.run("sbatch", "--parsable", *out, *options, script, *words)
+        job = done.stdout.strip()
+        self.jobs.append(job)
+        return job
+
+    def show(self, job: str) -> dict[str, str]:
+        text = self.run("scontrol", "show", "job", "-o", job).stdout.splitlines()[0]
+        return dict(re.findall(r"(\w+)=(\S*)", text))
+
+    def state(self, job: str) -> str:
+        return self.show(job)["JobState"]
+
+    def wait(self, job: str, limit: float = 240) -> dict[str, str]:
+        """The job's record once it is over."""
+        self.until(lambda: self.state(job) in OVER, limit, job)
+        return self.show(job)
+
+    def until(self, condition, limit: float = 120, job: str | None = None) -> None:
+        end = time.monotonic() + limit
+        while not condition():
+            told = f"\n{self.show(job)}\n{self.log(job)[-3000:]}" if job else ""
+            assert time.monotonic() < end, f"still waiting after {limit} s{told}"
+            time.sleep(0.2)
+
+    def log(self, job: str) -> str:
+        file = self.folder / f"{job}.log"
+        return file.read_text() if file.exists() else ""
+
+    def rows(self) -> int:
+        """Rows of the metrics of all runs in this folder."""
+        return sum(f.read_text().count("\n") for f in self.folder.glob("runs/*/*/metrics.csv"))
+
+    def close(self) -> None:
+        for job in self.jobs:
+            self.run("scancel", "--quiet", job, check=False)

@@ -1,0 +1,60 @@
+"""Submitted jobs, arrays and chains, and two jobs that want the same run directory."""
+
+import json
+
+import pytest
+from slurm_cluster import ROOT, TINY, TRAIN, Cluster
+
+pytestmark = [pytest.mark.slow, pytest.mark.slurm]
+ONE_CORE = "--cpus-per-task=1"
+LRS = [*TINY, "run.stages=[lrs]"]
+
+
+def test_two_submits_of_one_command(cluster: Cluster) -> None:
+    """One works; the other says who holds the lease, and ends at once."""
+    long = [*LRS, "stages.lrs.trainer.max_steps=100000", "stages.lrs.trainer.val_every_steps=100000"]
+    pair = [cluster.submit(TRAIN, *long, options=(ONE_CORE,)) for _ in range(2)]
+    cluster.until(lambda: any(cluster.state(j) == "FAILED" for j in pair), 120, pair[0])
+    (refused,) = (j for j in pair if cluster.state(j) == "FAILED")
+    (working,) = (j for j in pair if j != refused)
+    assert cluster.show(refused)["ExitCode"] == "2:0"
+    assert f"(job {working})" in cluster.log(refused)
+    assert "is being written by process" in cluster.log(refused)
+    cluster.until(lambda: cluster.rows() > 0, 120, working)
+    cluster.run("scancel", working)
+    assert cluster.wait(working, 60)["JobState"] == "CANCELLED"
+
+
+def test_an_array_runs_one_line_of_a_file_in_each_task(cluster: Cluster) -> None:
+    """A warned task of the array is requeued, and only that one."""
+    points = cluster.folder / "points.txt"
+    points.write_text("run.seed=1\n# a comment\nrun.seed=2 run.stages=[xp]\n")
+    script = ROOT / "slurm" / "array.sbatch"
+    job = cluster.submit(script, str(points), *LRS, options=("--array=1-2", ONE_CORE))
+    cluster.until(lambda: cluster.rows() > 3, 120)
+    cluster.run("scancel", "--signal=USR1", f"{job}_1")
+    states = [cluster.wait(f"{job}_{i}")["JobState"] for i in (1, 2)]
+    assert states == ["COMPLETED", "COMPLETED"], cluster.log(f"{job}_1") + cluster.log(f"{job}_2")
+    names = sorted(p.parent.name for p in cluster.folder.glob("runs/specclip/*/run.json"))
+    assert names == ["tiny-mock_stars-s1", "tiny-mock_stars-s2"]
+    assert cluster.show(f"{job}_2")["Restarts"] == "0"
+
+
+def test_a_chain_trains_each_stage_in_a_job_of_its_own(cluster: Cluster) -> None:
+    done = cluster.run(ROOT / "slurm" / "chain.sh", "lrs,xp", "align", "--", *TINY)
+    jobs = dict(line.split()[:2] for line in done.stdout.splitlines())
+    cluster.jobs += jobs.values()
+    assert list(jobs) == ["lrs,xp", "align"]
+    assert "afterok" in cluster.show(jobs["align"])["Dependency"]
+    assert cluster.wait(jobs["align"], 300)["JobState"] == "COMPLETED"
+    (run,) = cluster.folder.glob("runs/specclip/*")
+    assert {p.parent.name for p in run.glob("stages/*/done.json")} == {"lrs", "xp", "align"}
+    assert [x["job"] for x in json.loads((run / "run.json").read_text())["launches"]] == list(jobs.values())
+
+
+def test_a_chain_stops_where_a_stage_fails(cluster: Cluster) -> None:
+    done = cluster.run(ROOT / "slurm" / "chain.sh", "lrs", "xp", "--", *TINY, "stages.lrs.optimizer.lr=1e30")
+    first, second = (line.split()[1] for line in done.stdout.splitlines())
+    cluster.jobs += [first, second]
+    assert cluster.wait(first, 120)["JobState"] == "FAILED"
+    assert cluster.wait(second, 60)["JobState"] == "CANCELLED"  # SLURM removes what can never start
