@@ -7,9 +7,11 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
+from ..distributed.collectives import row_counts, sum_over_ranks, world_size
+from ..distributed.heartbeat import beat
 from ..randomness import step_seed
 
-__all__ = ["System", "TrainingModule", "parameter_groups"]
+__all__ = ["System", "TrainingModule", "mean_over_ranks", "parameter_groups"]
 
 
 class System(nn.Module):
@@ -115,7 +117,10 @@ class TrainingModule(pl.LightningModule):
 
     @torch.no_grad()
     def evaluate_loader(self, loader: Any, limit: int | None = None) -> dict[str, float]:
-        """Mean metrics over a validation loader, weighted by batch size; the draws are those of epoch 0."""
+        """Mean metrics over a validation loader, weighted by batch size; the draws are those of epoch 0.
+
+        Every rank evaluates its part of each batch; the mean of the shares is the value of the whole batch.
+        """
         was_training = self.training
         self.eval()
         totals: dict[str, float] = {}
@@ -127,9 +132,19 @@ class TrainingModule(pl.LightningModule):
             batch = self.trainer.strategy.batch_to_device(batch, self.device)
             with precision.val_step_context():
                 loss, metrics = self.system.loss(batch, epoch=0, stream=f"{self.stage}/validation")
-            size = len(batch["index"])
+            size = sum(row_counts(len(batch["index"])))
             for name, value in {"loss": loss, **metrics}.items():
                 totals[name] = totals.get(name, 0.0) + float(value) * size
             count += size
+            beat(f"validation of {self.stage}, batch {number}")
         self.train(was_training)
-        return {f"val_{name}": value / max(1, count) for name, value in totals.items()}
+        whole = mean_over_ranks(totals)
+        return {f"val_{name}": value / max(1, count) for name, value in whole.items()}
+
+
+def mean_over_ranks(shares: dict[str, float]) -> dict[str, float]:
+    """Values of the whole batch from the shares of every rank, which have the same names."""
+    if world_size() == 1 or not shares:
+        return shares
+    total = sum_over_ranks(torch.tensor([float(v) for v in shares.values()], dtype=torch.float64))
+    return dict(zip(shares, (total / world_size()).tolist(), strict=True))

@@ -4,13 +4,16 @@ import contextlib
 import copy
 import logging
 import math
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytorch_lightning as pl
 import torch
 
+from ..distributed import alone, any_rank, is_main
+from ..distributed.collectives import row_counts
+from ..distributed.heartbeat import beat
 from ..errors import RunError
+from ..stages.module import mean_over_ranks
 from .checkpoint import CheckpointFolder, save_checkpoint
 from .ema import WeightAverage
 from .progress import Reporter, say
@@ -45,6 +48,7 @@ class Keeper(pl.Callback):
         self.reporter: Reporter | None = None
         self.interrupted = False
         self.metrics: dict[str, Any] = {}
+        self._whole: dict[str, float] | None = None
         if state:
             self.selection.load_state_dict(state["training"]["selection"])
             self.throughput.load_state_dict(state["training"]["throughput"])
@@ -88,8 +92,9 @@ class Keeper(pl.Callback):
     ) -> None:
         """Books the time since the last step as waiting for data; counts FLOPs once."""
         self.throughput.lap("wait")
-        if batch_idx == 0 and self.job.flops:
-            self.throughput.flops_per_sample = self._flops(batch)
+        if batch_idx == 0 and self.job.flops and is_main():
+            with alone():
+                self.throughput.flops_per_sample = self._flops(batch)
             self.throughput.lap("other")
 
     def on_train_batch_end(
@@ -98,9 +103,10 @@ class Keeper(pl.Callback):
         """Books a micro-batch, and at the end of an optimiser step does what its number asks for."""
         s = self.job.settings
         self.throughput.step_seconds = self.throughput.lap("compute")
-        self.throughput.samples += len(batch["index"])
+        self.throughput.samples += sum(row_counts(len(batch["index"])))
         for name, value in module.last_metrics.items():
             self.metrics[name] = self.metrics.get(name, 0.0) + value / s.accumulate
+        beat(f"step {self.step + 1} of {self.job.name}")
         if (batch_idx + 1) % s.accumulate:
             return
         self.step += 1
@@ -114,13 +120,14 @@ class Keeper(pl.Callback):
             self._validate(module)
         if self.job.probe_every and (last or self.step % self.job.probe_every == 0):
             self._probe(module)
+        trainer.should_stop = any_rank(trainer.should_stop)
         stopping = self.selection.stopped or trainer.should_stop
         if last or stopping or self.step % s.checkpoint_every_steps == 0:
             self._save(trainer)
         if self.selection.stopped:
             say(f"{self.job.name}: stopped early at step {self.step:,}, {s.monitor} no longer improves.")
             trainer.should_stop = True
-        self.metrics = {}
+        self.metrics, self._whole = {}, None
         self.throughput.lap("other")
 
     def on_exception(self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException) -> None:
@@ -145,13 +152,19 @@ class Keeper(pl.Callback):
             log.info("%s: FLOPs not counted (%s)", self.job.name, error)
             return 0.0
 
+    def _values(self) -> dict[str, float]:
+        """The step's metrics of the whole batch: every rank calls it at the same steps."""
+        if self._whole is None:
+            self._whole = mean_over_ranks({k: float(v) for k, v in self.metrics.items()})
+        return self._whole
+
     def _write(self, metrics: dict[str, float]) -> None:
         self.job.metrics.write(self.job.name, self.step, metrics)
         for logger in self.job.loggers:
             logger.log_metrics({f"{self.job.name}/{k}": v for k, v in metrics.items()}, step=self.step)
 
     def _log(self, module: Any) -> None:
-        metrics = {k: float(v) for k, v in self.metrics.items()}
+        metrics = self._values()
         self._check_finite()
         group = module.optimizer.param_groups[0]
         self._write({**metrics, "lr": group["lr"]})
@@ -161,7 +174,7 @@ class Keeper(pl.Callback):
             self.reporter.update(self.step, note)
 
     def _check_finite(self) -> None:
-        loss = float(self.metrics["loss"])
+        loss = self._values()["loss"]
         if not math.isfinite(loss):
             raise RunError(
                 f"{self.job.name}: the loss became {loss} at step {self.step}: lower optimizer.lr, raise "
@@ -185,16 +198,20 @@ class Keeper(pl.Callback):
             self._write(metrics)
             if self.selection.take(self.step, metrics[s.monitor]):
                 self._save_best(metrics)
-        self.folder.remove_best_except({step for step, _ in self.selection.records})
+        if is_main():
+            self.folder.remove_best_except({step for step, _ in self.selection.records})
 
     def _save_best(self, metrics: dict[str, float]) -> None:
         content = {**self._content(), "validation": metrics}
-        save_checkpoint(self.folder.best_path(self.step), content)
+        if is_main():
+            save_checkpoint(self.folder.best_path(self.step), content)
 
     def _probe(self, module: Any) -> None:
+        if not is_main():
+            return
         was_training = module.training
         module.eval()
-        with self._averaged(), torch.no_grad():
+        with self._averaged(), torch.no_grad(), alone():
             for probe in self.job.probes:
                 self._write(probe(self.job.system, self.step))
         module.train(was_training)
@@ -210,7 +227,7 @@ class Keeper(pl.Callback):
             "metadata": self.job.metadata,
         }
 
-    def _save(self, trainer: pl.Trainer) -> Path:
+    def _save(self, trainer: pl.Trainer) -> None:
         self._check_finite()
         if self.job.guard is not None:
             self.job.guard()
@@ -221,7 +238,9 @@ class Keeper(pl.Callback):
             "throughput": self.throughput.state_dict(),
             "callbacks": [c.state_dict() for c in self.job.callbacks],
         }
-        return self.folder.save(self.step, {**self._content(), "training": training})
+        content = {**self._content(), "training": training}
+        if is_main():
+            self.folder.save(self.step, content)
 
 
 def _tensors(state: dict[str, Any]) -> dict[str, Any]:
