@@ -5,6 +5,7 @@ r"""Plain reconstruction of the input vector of an autoencoder.
 
 from torch import Tensor
 
+from ..distributed.collectives import global_mean
 from ..encoders.autoencoder import AutoEncoder
 from ..encoders.base import Encoder
 from ..errors import ConfigError
@@ -40,7 +41,7 @@ class Autoencode(EncoderObjective):
         target, prediction, weight = encoder.reconstruct(x, ivar, mask)
         if not self.ivar_weighted:
             weight = (weight > 0).to(target.dtype)
-        loss = ((prediction - target).square() * weight).sum() / weight.sum().clamp_min(1e-12)
+        loss = global_mean(((prediction - target).square() * weight).sum(), weight.sum(), 1e-12)
         return loss, {"loss": loss.detach()}
 
     @classmethod

@@ -17,7 +17,8 @@ from typing import Any, Protocol
 import pytorch_lightning as pl
 import torch
 
-from ..distributed import on_main
+from ..distributed import on_main, world_size
+from ..distributed.batch_norm import globalise_batch_norm
 from ..distributed.lightning import own_no_signals, placement
 from ..errors import RunError
 from ..files import appear, read_json, write_json
@@ -234,6 +235,8 @@ def _train(job: FitJob, module: TrainingModule, keeper: Keeper) -> None:
         limit_val_batches=0,
     )
     own_no_signals(trainer)
+    if world_size() > 1:
+        globalise_batch_norm(job.system)
     total = settings.max_steps * settings.accumulate
     loader = job.train_loader(keeper.step * settings.accumulate, total)
     try:
