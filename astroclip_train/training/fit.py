@@ -151,6 +151,11 @@ def fit(job: FitJob) -> FitResult:
     folder = CheckpointFolder(job.folder / "checkpoints")
     newest = on_main(lambda: _resumable(job, folder))
     state = load_checkpoint(appear(newest)) if newest is not None else None
+    if state is not None and state["training"].get("ranks", 1) != world_size():
+        say(
+            f"{job.name}: {state['training'].get('ranks', 1)} ranks before, {world_size()} now: every batch holds the "
+            "same objects, but dropout masks and the order of sums differ from here on."
+        )
     module = TrainingModule(
         job.system,
         stage=job.name,

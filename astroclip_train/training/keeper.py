@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytorch_lightning as pl
 import torch
 
-from ..distributed import alone, any_rank, is_main
+from ..distributed import alone, any_rank, is_main, world_size
 from ..distributed.collectives import row_counts
 from ..distributed.heartbeat import beat
 from ..errors import RunError
@@ -237,6 +237,7 @@ class Keeper(pl.Callback):
             "selection": self.selection.state_dict(),
             "throughput": self.throughput.state_dict(),
             "callbacks": [c.state_dict() for c in self.job.callbacks],
+            "ranks": world_size(),
         }
         content = {**self._content(), "training": training}
         if is_main():
