@@ -126,7 +126,7 @@ class _Job:
         log = log_file(self.logs, rank.number)
         lines = log.read_text(errors="replace").splitlines()[-TAIL:] if rank.number and log.exists() else []
         if rank.number or code < 0:  # rank 0 has said it itself
-            where = f"; its last lines, from {log}:" if lines else ""
+            where = f"; its last lines, from {log}:" if lines and code > 0 else ""
             _say(f"astro-train: rank {rank.number} of {len(self.ranks)} {how}{where}")
         for line in lines if code > 0 else []:
             _say(f"  {line}")

@@ -9,6 +9,7 @@ from pytorch_lightning.strategies import DDPStrategy, Strategy
 
 from .collectives import geometry, world_size
 from .group import RunEnvironment, device_kind
+from .sharded import ShardedStrategy
 
 __all__ = ["own_no_signals", "placement"]
 
@@ -39,12 +40,16 @@ def placement(settings: Placement) -> dict[str, Any]:
     # srun may show each task its own device alone, which then is number 0 for all of them
     own = kind == "cuda" and torch.cuda.device_count() == 1
     environment = RunEnvironment(replace(geometry(), local_rank=0) if own else geometry())
-    strategy: Strategy = DDPStrategy(
-        cluster_environment=environment,
-        find_unused_parameters=True,
-        broadcast_buffers=False,  # they are computed from sums over ranks where they need to be
-        gradient_as_bucket_view=True,
-    )
+    strategy: Strategy
+    if settings.strategy == "fsdp2":
+        strategy = ShardedStrategy(cluster_environment=environment)
+    else:
+        strategy = DDPStrategy(
+            cluster_environment=environment,
+            find_unused_parameters=True,
+            broadcast_buffers=False,  # they are computed from sums over ranks where they need to be
+            gradient_as_bucket_view=True,
+        )
     devices = settings.devices if isinstance(settings.devices, list) else geometry().local_world_size
     return {
         "accelerator": kind,

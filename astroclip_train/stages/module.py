@@ -30,6 +30,10 @@ class System(nn.Module):
         """The scalar loss and 0-d metrics of a batch; random draws come from (stream, epoch, object)."""
         raise NotImplementedError(f"{type(self).__name__} must define its loss")
 
+    def forward(self, *args: Any, **kwargs: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        """`loss`, as a call: where weights are sharded it gathers them."""
+        return self.loss(*args, **kwargs)
+
     def groups(self) -> list[tuple[float, Sequence[nn.Parameter]]]:
         """(learning-rate factor, parameters) pairs; one group with factor 1 unless layers decay."""
         return [(1.0, [p for p in self.parameters() if p.requires_grad])]
@@ -106,7 +110,7 @@ class TrainingModule(pl.LightningModule):
         torch.manual_seed(step_seed(self.seed, self.stage, micro, self.global_rank))
         if batch_index % self.accumulate == 0:
             self._set_rate(micro // self.accumulate)
-        loss, metrics = self.system.loss(batch, epoch=batch["epoch"], stream=f"{self.stage}/train")
+        loss, metrics = self.system(batch, epoch=batch["epoch"], stream=f"{self.stage}/train")
         self.last_metrics = {"loss": loss.detach(), **{k: v.detach() for k, v in metrics.items()}}
         return loss
 
@@ -131,7 +135,7 @@ class TrainingModule(pl.LightningModule):
                 break
             batch = self.trainer.strategy.batch_to_device(batch, self.device)
             with precision.val_step_context():
-                loss, metrics = self.system.loss(batch, epoch=0, stream=f"{self.stage}/validation")
+                loss, metrics = self.system(batch, epoch=0, stream=f"{self.stage}/validation")
             size = sum(row_counts(len(batch["index"])))
             for name, value in {"loss": loss, **metrics}.items():
                 totals[name] = totals.get(name, 0.0) + float(value) * size

@@ -20,6 +20,7 @@ import torch
 from ..distributed import on_main, world_size
 from ..distributed.batch_norm import globalise_batch_norm
 from ..distributed.lightning import own_no_signals, placement
+from ..distributed.sharded import check_shardable
 from ..errors import RunError
 from ..files import appear, read_json, write_json
 from ..stages.module import System, TrainingModule
@@ -242,6 +243,8 @@ def _train(job: FitJob, module: TrainingModule, keeper: Keeper) -> None:
     own_no_signals(trainer)
     if world_size() > 1:
         globalise_batch_norm(job.system)
+        if settings.strategy == "fsdp2":
+            check_shardable(job.system, settings.ema_decay)
     total = settings.max_steps * settings.accumulate
     loader = job.train_loader(keeper.step * settings.accumulate, total)
     try:

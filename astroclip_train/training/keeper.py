@@ -12,6 +12,7 @@ import torch
 from ..distributed import alone, any_rank, is_main, world_size
 from ..distributed.collectives import row_counts
 from ..distributed.heartbeat import beat
+from ..distributed.sharded import shard_state, whole
 from ..errors import RunError
 from ..stages.module import mean_over_ranks
 from .checkpoint import CheckpointFolder, save_checkpoint
@@ -47,6 +48,7 @@ class Keeper(pl.Callback):
         self.throughput = Throughput()
         self.reporter: Reporter | None = None
         self.interrupted = False
+        self.sharded = s.strategy == "fsdp2" and world_size() > 1
         self.metrics: dict[str, Any] = {}
         self._whole: dict[str, float] | None = None
         if state:
@@ -67,7 +69,8 @@ class Keeper(pl.Callback):
             self.ema = WeightAverage(self.job.system, s.ema_decay)
         if self.state:
             training = self.state["training"]
-            trainer.optimizers[0].load_state_dict(training["optimizer"])
+            optimizer = trainer.optimizers[0]
+            optimizer.load_state_dict(shard_state(optimizer, training["optimizer"]))
             if self.ema is not None:
                 self.ema.load_state_dict(training["ema"])
             for callback, saved in zip(self.job.callbacks, training["callbacks"], strict=True):
@@ -92,7 +95,7 @@ class Keeper(pl.Callback):
     ) -> None:
         """Books the time since the last step as waiting for data; counts FLOPs once."""
         self.throughput.lap("wait")
-        if batch_idx == 0 and self.job.flops and is_main():
+        if batch_idx == 0 and self.job.flops and is_main() and not self.sharded:
             with alone():
                 self.throughput.flops_per_sample = self._flops(batch)
             self.throughput.lap("other")
@@ -207,7 +210,7 @@ class Keeper(pl.Callback):
             save_checkpoint(self.folder.best_path(self.step), content)
 
     def _probe(self, module: Any) -> None:
-        if not is_main():
+        if not is_main() or self.sharded:  # a probe runs on one rank, which then has a part of the weights
             return
         was_training = module.training
         module.eval()
@@ -232,7 +235,7 @@ class Keeper(pl.Callback):
         if self.job.guard is not None:
             self.job.guard()
         training = {
-            "optimizer": trainer.optimizers[0].state_dict(),
+            "optimizer": whole(trainer.optimizers[0].state_dict()),
             "ema": self.ema.state_dict() if self.ema is not None else None,
             "selection": self.selection.state_dict(),
             "throughput": self.throughput.state_dict(),
@@ -245,4 +248,4 @@ class Keeper(pl.Callback):
 
 
 def _tensors(state: dict[str, Any]) -> dict[str, Any]:
-    return {k.replace("_orig_mod.", ""): v for k, v in state.items()}
+    return {k.replace("_orig_mod.", ""): whole(v) for k, v in state.items()}

@@ -1,4 +1,4 @@
-"""Two real ranks through the command: the report, a rank that dies, a rank that hangs, a configuration that is refused."""
+"""Two real ranks through the command: the report, a rank that dies, a rank that hangs, a refused machine."""
 
 import csv
 import os
@@ -79,17 +79,17 @@ def test_a_killed_rank_ends_the_job_and_the_same_command_goes_on(tmp_path: Path)
     assert time.monotonic() - began < 60
     assert process.returncode == 128 + 9
     lines = [line for line in err.splitlines() if line.startswith("astro-train: ")]
-    assert lines[0] == "astro-train: rank 1 of 2 was ended by SIGKILL"
+    assert lines[0].startswith("astro-train: rank 1 of 2 was ended by SIGKILL")
     _, err = (again := start(tmp_path, *EVERY, "run.stages=[lrs]")).communicate(timeout=LIMIT)
     assert again.returncode == 0, err
 
 
 @pytest.mark.slow
 def test_a_rank_that_hangs_is_reported_with_its_stack(tmp_path: Path) -> None:
-    process = start(tmp_path, *EVERY, "trainer.stall_timeout=15", "stages.lrs.trainer.max_steps=100000")
-    until(lambda: rows(tmp_path) >= 4)
+    process = start(tmp_path, *EVERY, "trainer.stall_timeout=60", "stages.lrs.trainer.max_steps=100000")
+    until(lambda: rows(tmp_path) >= 4 or process.poll() is not None)
     os.kill(rank_pid(process.pid, 1), signal.SIGSTOP)
-    _, err = process.communicate(timeout=120)
+    _, err = process.communicate(timeout=200)
     assert process.returncode == 1
     assert re.search(r"rank 1 of 2 has made no progress for \d+ s .*; it stood at .*Its stack:", err)
     assert "File " in err

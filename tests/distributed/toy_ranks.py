@@ -1,4 +1,4 @@
-"""One rank of a small fit: `python toy_ranks.py FOLDER KILL_STEP|-`; every rank ends itself after that step."""
+"""One rank of a small fit, `python toy_ranks.py FOLDER KILL_STEP|- [STRATEGY]`: all end themselves after that step."""
 
 import os
 import signal
@@ -22,9 +22,9 @@ def parts(start: int, total: int):
         yield {k: v[rank() :: world_size()] if v.ndim else v for k, v in whole.items()}
 
 
-def main(folder: Path, kill: int | None) -> None:
+def main(folder: Path, kill: int | None, strategy: str) -> None:
     """Trains, and ends every rank by SIGKILL in the micro-batch after `kill` steps."""
-    made = job(folder)
+    made = job(folder, strategy=strategy, ema_decay=None)
     made.train_loader, made.val_loader = parts, lambda: parts(1000, 1003)
     if not is_main():
         made.metrics = _Nothing()
@@ -43,4 +43,4 @@ if __name__ == "__main__":
     chosen = Path(sys.argv[1])
     chosen.mkdir(parents=True, exist_ok=True)
     with open_group(find_geometry({**os.environ, "ASTRO_TRAIN_RANKS": "1"}), "cpu"):
-        main(chosen, None if sys.argv[2] == "-" else int(sys.argv[2]))
+        main(chosen, None if sys.argv[2] == "-" else int(sys.argv[2]), *(sys.argv[3:] or ["ddp"]))
