@@ -15,6 +15,7 @@ from ..training.loggers import open_loggers
 from ..training.progress import say
 from .align import AlignStage
 from .base import Stage
+from .budget import budget
 from .context import RunContext
 from .heads import HeadsStage
 from .plan import plan_row, print_plan
@@ -76,6 +77,8 @@ def preflight(config: DictConfig, run_dir: Any) -> int:
         rows += [plan_row(stage, name, timing, samples) for name, timing in fits.items()]
     if is_main():
         print_plan(rows)
+        for line in budget(rows, [Path(context.config["run"]["root"]), context.cache_root]):
+            say(line)
     return 0
 
 
