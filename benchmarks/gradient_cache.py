@@ -2,8 +2,8 @@
 
     python benchmarks/gradient_cache.py [--batch 32] [--factor 8] [--steps 3] [--rounds 3]
 
-Both encoders are trained along. Every variant runs in a process of its own, whose peak memory is read at the end: resident
-memory on a CPU, allocated on a GPU.
+Both encoders are trained along. Every variant runs in a process of its own, whose peak memory is read at the end:
+resident memory on a CPU, allocated on a GPU.
 """
 
 import argparse
@@ -89,7 +89,8 @@ def main() -> None:
         values = middle[name]
         kind = f"chunks of {chunk}" if chunk else "one pass"
         print(
-            f"batch {batch:5d}, {kind:13s}: peak {values['memory']:.2f} GB, {1e3 * values['seconds']:.2f} ms per sample"
+            f"batch {batch:5d}, {kind:13s}: peak {values['memory']:.2f} GB, "
+            f"{1e3 * values['seconds']:.2f} ms per sample"
         )
     memory, seconds = (middle["in chunks"][k] / middle["at once"][k] for k in ("memory", "seconds"))
     print(

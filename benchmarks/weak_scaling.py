@@ -3,8 +3,8 @@
     python benchmarks/weak_scaling.py [--batch 16] [--steps 5] [--rounds 3] [--width 256] [--depth 6]
 
 Every rank is a process of its own with the product's process group and gradient averaging. Rounds of one and of two
-processes alternate, so that a slow spell of a shared machine meets both. Efficiency is the time of a step on one process
-over that on two; 1 is ideal.
+processes alternate, so that a slow spell of a shared machine meets both. Efficiency is the time of a step on one
+process over that on two; 1 is ideal.
 """
 
 import argparse

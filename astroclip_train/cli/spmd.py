@@ -25,6 +25,7 @@ LOST = re.compile(
     "closed by peer|Connection reset|Broken pipe|Socket|recvValue|NCCL|store|heartbeat|Gloo|gloo",
     re.IGNORECASE,
 )
+TELL = 2.0  # seconds in which rank 0 tells an error that it has too
 FOLLOW = 5.0  # seconds in which the launcher tells who failed first
 
 
@@ -158,7 +159,9 @@ def _own_log(geometry: Geometry, logs: Path) -> Any:
     try:
         yield
     except AstroTrainError as error:
-        if geometry.source != "launcher" and not getattr(error, "shared", False):
+        if geometry.source == "launcher":
+            time.sleep(TELL)  # most errors meet all ranks, and then rank 0 tells it
+        elif not error.shared:
             os.write(
                 terminal, f"astro-train: rank {geometry.rank} on {socket.gethostname()}: {error}\n".encode()
             )
