@@ -154,7 +154,8 @@ class _Job:
         for other in self.ranks:
             _signal(other.process, signal.SIGABRT)  # faulthandler writes the stacks, then the process ends
             _signal(other.process, signal.SIGCONT)
-        self.end(GRACE)
+        self.wait(GRACE / 2)  # a SIGTERM now would end them before they have written
+        self.end(GRACE / 2)
         for line in _stack(rank.stack):
             _say(f"  {line}")
         self.logs.mkdir(parents=True, exist_ok=True)
@@ -175,15 +176,19 @@ class _Job:
         for rank in self.ranks:
             _signal(rank.process, number)
 
+    def wait(self, seconds: float) -> None:
+        """Gives the ranks time to end by themselves."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline and any(r.process.poll() is None for r in self.ranks):
+            time.sleep(POLL)
+
     def end(self, grace: float) -> None:
         """Ends what still runs: SIGTERM, then SIGKILL."""
-        deadline = time.monotonic() + grace
         if grace:
             for rank in self.ranks:
                 if not self.signalled:
                     _signal(rank.process, signal.SIGTERM)
-            while time.monotonic() < deadline and any(r.process.poll() is None for r in self.ranks):
-                time.sleep(POLL)
+            self.wait(grace)
         for rank in self.ranks:
             if rank.process.poll() is None:
                 _signal(rank.process, signal.SIGKILL)

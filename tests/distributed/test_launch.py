@@ -86,7 +86,7 @@ def test_a_killed_rank_ends_the_job_and_the_same_command_goes_on(tmp_path: Path)
 
 @pytest.mark.slow
 def test_a_rank_that_hangs_is_reported_with_its_stack(tmp_path: Path) -> None:
-    process = start(tmp_path, *EVERY, "trainer.stall_timeout=60", "stages.lrs.trainer.max_steps=100000")
+    process = start(tmp_path, *EVERY, "trainer.stall_timeout=40", "stages.lrs.trainer.max_steps=100000")
     until(lambda: rows(tmp_path) >= 4 or process.poll() is not None)
     os.kill(rank_pid(process.pid, 1), signal.SIGSTOP)
     _, err = process.communicate(timeout=200)
