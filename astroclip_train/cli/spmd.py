@@ -79,7 +79,9 @@ def run_rank(run_dir: Any, geometry: Geometry) -> int:
         kind = group.check_devices(geometry, machine_of(run_dir.cfg))
         with group.open_group(geometry, kind):
             group.self_test(kind)
-            return _together(run_dir)
+            code = _together(run_dir)
+        beat.stop()
+        return code
 
 
 def _together(run_dir: Any) -> int:

@@ -44,6 +44,18 @@ class Beat:
         self.timeout = None if self.path else stall_timeout
         self("start")
 
+    def stop(self) -> None:
+        """Ends the watch; a file in which nothing was written is removed."""
+        self.path = self.timeout = None
+        faulthandler.cancel_dump_traceback_later()
+        if self.stack is not None:
+            faulthandler.disable()
+            self.stack.close()
+            with suppress(OSError):
+                if Path(self.stack.name).stat().st_size == 0:
+                    Path(self.stack.name).unlink()
+            self.stack = None
+
     def __call__(self, where: str) -> None:
         """Books progress."""
         if self._depth or (self.path is None and self.timeout is None):
