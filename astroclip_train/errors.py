@@ -10,6 +10,7 @@ class AstroTrainError(Exception):
     """An error whose message is one sentence for the user: what, where, expected what, what to do."""
 
     exit_code = 2
+    shared = False  # whether every rank of a run has it, so that rank 0 alone tells it
 
 
 class ConfigError(AstroTrainError, ValueError):

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,26 @@ from typing import Any
 
 from .errors import DataError
 
-__all__ = ["atomic_write", "read_json", "sync_folder", "write_json", "write_text"]
+__all__ = ["appear", "atomic_write", "read_json", "sync_folder", "write_json", "write_text"]
+
+
+def appear(path: str | Path, seconds: float = 60.0) -> Path:
+    """Waits until a file that another machine has written is seen here: NFS may remember for a while that it is not.
+
+    Raises:
+        DataError: it does not appear.
+    """
+    path, end = Path(path), time.monotonic() + seconds
+    while not path.exists():
+        if time.monotonic() > end:
+            raise DataError(
+                f"{path} was written by another rank but is not seen here: run.root and data.cache_root must be "
+                "folders that all machines share."
+            )
+        with contextlib.suppress(OSError):
+            os.listdir(path.parent)  # refreshes what the machine remembers of the folder
+        time.sleep(0.2)
+    return path
 
 
 def sync_folder(folder: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
-from ..errors import ConfigError
+from ..errors import AstroTrainError, ConfigError
 from ._console import Parser, guard, say
 
 __all__ = ["main", "single"]
@@ -86,12 +86,18 @@ def _show(options: argparse.Namespace) -> int:
     return 0
 
 
-def prepare(overrides: Sequence[str], config_dirs: Sequence[str], allowed: Sequence[str]) -> Any:
-    """Composes and validates one command and finds its run directory, before any data is opened."""
+def prepare(
+    overrides: Sequence[str], config_dirs: Sequence[str], allowed: Sequence[str], deep: bool = True
+) -> Any:
+    """Composes and validates one command and finds its run directory, before any data is opened.
+
+    Without `deep`, what needs torch is left to `check`.
+    """
     from ..config.compose import compose
     from ..config.folder import conf_folder, groups
     from ..config.targets import allow_target
-    from ..config.validate import validate, validate_structure
+    from ..config.validate import validate_structure
+    from ..distributed.geometry import machine_of
     from ..training.run_dir import RunDir
 
     for package in allowed:
@@ -103,24 +109,45 @@ def prepare(overrides: Sequence[str], config_dirs: Sequence[str], allowed: Seque
     validate_structure(cfg)
     if cfg.get("sweep") is not None:
         raise ConfigError("+sweep makes many runs: add -m.")
+    machine_of(cfg)
     run_dir = RunDir(cfg, overrides, config_dirs)
-    if run_dir.preflight or not run_dir.finished:
-        run_dir.check_inputs()
-        validate(cfg)
+    if deep:
+        check(run_dir)
     return run_dir
 
 
+def check(run_dir: Any) -> None:
+    """The rest of the validation, which a finished run does not need."""
+    from ..config.validate import validate
+
+    if run_dir.preflight or not run_dir.finished:
+        run_dir.check_inputs()
+        validate(run_dir.cfg)
+
+
 def single(overrides: Sequence[str], config_dirs: Sequence[str] = (), allowed: Sequence[str] = ()) -> int:
-    """Runs one configuration to its end."""
-    run_dir = prepare(overrides, config_dirs, allowed)
+    """Runs one configuration to its end: here, as one rank of several, or by starting the ranks of this machine."""
+    from ..distributed.geometry import find_geometry
+
+    geometry = find_geometry()
+    try:
+        run_dir = prepare(overrides, config_dirs, allowed, deep=False)
+        from .spmd import launch_ranks, run_rank, wanted_ranks
+
+        ranks = wanted_ranks(run_dir.cfg, geometry)
+    except AstroTrainError as error:
+        if geometry.rank:  # every rank meets it, rank 0 tells it
+            raise SystemExit(error.exit_code) from error
+        raise
     if run_dir.finished and not run_dir.preflight:
-        report = run_dir.path / "report.html"
-        where = report if report.exists() else run_dir.path
-        say(
-            f"{run_dir.path} is finished: run.fresh=true starts again beside it, run.extend=STEPS lengthens a stage."
-        )
-        print(where)
+        if geometry.rank == 0:
+            _say_finished(run_dir)
         return 0
+    if ranks > 1:
+        return launch_ranks(run_dir, ranks, overrides, config_dirs, allowed)
+    if geometry.world_size > 1:
+        return run_rank(run_dir, geometry)
+    check(run_dir)
     if run_dir.preflight:
         from ..stages.runner import preflight
 
@@ -130,6 +157,15 @@ def single(overrides: Sequence[str], config_dirs: Sequence[str] = (), allowed: S
         from ..stages.runner import run
 
         return run(run_dir.cfg, run_dir)
+
+
+def _say_finished(run_dir: Any) -> None:
+    report = run_dir.path / "report.html"
+    where = report if report.exists() else run_dir.path
+    say(
+        f"{run_dir.path} is finished: run.fresh=true starts again beside it, run.extend=STEPS lengthens a stage."
+    )
+    print(where)
 
 
 if __name__ == "__main__":

@@ -94,6 +94,8 @@ TABLE: tuple[tuple[str, str, str], ...] = (
     ("stages.*.trainer.num_nodes", OPERATIONAL, "where"),
     ("stages.*.trainer.strategy", OPERATIONAL, "where"),
     ("stages.*.trainer.**", "", "a new trainer key must be given a row of its own"),
+    ("stages.*.objective.chunk_size", OPERATIONAL, "memory; sums in another order"),
+    ("stages.*.objective.decoders.chunk_size", OPERATIONAL, "memory; sums in another order"),
     ("stages.**", IDENTITY, "model, objective, optimiser, schedule"),
 )  # fmt: skip
 

@@ -158,14 +158,22 @@ class Machine:
     """Devices on each node."""
     num_nodes: Positive = 1
     """Machines."""
-    strategy: str = "auto"
-    """Lightning's name of the way to distribute."""
+    strategy: Literal["auto", "ddp", "fsdp2"] = "auto"
+    """How ranks share the work: auto and ddp keep whole copies, fsdp2 shards weights that do not fit one device."""
     precision: Precision = "32-true"
     """Arithmetic of the forward and backward pass."""
     deterministic: bool = False
     """Refuses kernels whose sums depend on the order."""
     compile: bool = False
     """Compiles the encoders with torch.compile."""
+
+
+@dataclass
+class RunMachine(Machine):
+    """The machine of the run."""
+
+    stall_timeout: Annotated[float, AtLeast(1)] | None = 1800.0
+    """Seconds without progress after which a rank is reported with its stack and the job ended; null never."""
 
 
 @dataclass
@@ -443,7 +451,7 @@ class Config:
     """How data are read."""
     dataset: Annotated[dict, Target()]
     """The run's default data."""
-    trainer: Machine
+    trainer: RunMachine
     """Machine and precision of all stages."""
     logger: Logger
     """What is written besides."""

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from ..errors import ConfigError
+from ..objectives.base import refuse_batch_norm
 from .targets import arguments_of, build, check_arguments, locate
 from .types import accepts, expected
 
@@ -159,4 +160,10 @@ def _alignment(stage: Mapping[str, Any], where: str, encoders: Mapping[str, nn.M
     node = {"_target_": "astroclip_train.objectives.bound.bound", "objective": stage["objective"], **parts}
     if stage.get("bottleneck"):
         node["bottleneck"] = stage["bottleneck"]
-    _build(node, f"{where}.objective")
+    objective = _build(node, f"{where}.objective")
+    if objective is not None:
+        trained = {} if stage.get("frozen", True) else {f"encoder of {m}": encoders.get(m) for m in pixels}
+        try:
+            refuse_batch_norm(getattr(objective, "chunk_size", None), objective=objective, **trained)
+        except ConfigError as error:
+            raise ConfigError(f"{where}.{error}") from error

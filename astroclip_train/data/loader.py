@@ -142,7 +142,11 @@ class _Windows(Dataset):
         return [self.sampler.batch(epoch, i)[self.rank :: self.world_size] for i in range(first, last)]
 
     def __getitem__(self, request: Request) -> Batch:
-        return self.source.batch(np.concatenate(self.samples(request)), request[0])
+        samples = np.concatenate(self.samples(request))
+        if len(samples) == 0:  # a last batch smaller than the number of ranks: no rows, but all keys
+            first = self.sampler.batch(request[0], request[1])[:1]
+            return {k: v if k == "epoch" else v[:0] for k, v in self.source.batch(first, request[0]).items()}
+        return self.source.batch(samples, request[0])
 
     def cut(self, request: Request, window: Batch) -> Iterator[Batch]:
         """The batches of a window, as views of it."""

@@ -5,6 +5,8 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
+from ..distributed.heartbeat import beat
+
 __all__ = ["track"]
 
 T = TypeVar("T")
@@ -13,12 +15,19 @@ EVERY = 10.0  # seconds between lines in a log file
 
 def track(items: Iterable[T], total: int | None, what: str, *, shown: bool = True) -> Iterator[T]:
     """Passes `items` on and shows on stderr how many of `total` are done."""
+    items = _beating(items, what)
     if not shown:
         yield from items
     elif sys.stderr.isatty():
         yield from _bar(items, total, what)
     else:
         yield from _lines(items, total, what)
+
+
+def _beating(items: Iterable[T], what: str) -> Iterator[T]:
+    for done, item in enumerate(items):
+        beat(f"{what} {done}")
+        yield item
 
 
 def _bar(items: Iterable[T], total: int | None, what: str) -> Iterator[T]:

@@ -90,7 +90,7 @@ class AutoEncoder(Encoder):
                 nn.init.zeros_(module.bias)
         if residual:
             for block in (*self.encode_blocks, *self.decode_blocks):
-                nn.init.zeros_(block[-1].weight)  # type: ignore[index]
+                nn.init.zeros_(block[-1].weight)
 
     def vector(
         self, x: Tensor, ivar: Tensor | None = None, mask: Tensor | None = None

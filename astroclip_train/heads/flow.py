@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from ..distributed.collectives import global_mean
 from ..errors import ConfigError, DataError
 from .base import Head, Prediction, moments
 from .mlp import perceptron
@@ -181,7 +182,7 @@ class FlowHead(Head):
         # incomplete objects go through with a harmless value: a batch without complete ones still has a graph
         filled = torch.where(complete[:, None], labels, self.label_mean.to(labels))
         terms = torch.where(complete, self._log_prob(features, filled), 0.0)
-        return -terms.sum() / complete.sum().clamp_min(1)
+        return global_mean(-terms.sum(), complete.sum())
 
     @torch.no_grad()
     def log_prob(self, features: Tensor, labels: Tensor) -> Tensor:

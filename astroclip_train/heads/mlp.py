@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..distributed.collectives import global_mean
 from ..registry import choose
 from .base import Head, Prediction
 
@@ -136,7 +137,7 @@ class MLPHead(Head):
             terms = F.huber_loss(mean, target, reduction="none")
         else:
             terms = (mean - target).square()
-        return (terms * present).sum() / present.sum().clamp_min(1)
+        return global_mean((terms * present).sum(), present.sum())
 
     @torch.no_grad()
     def predict(

@@ -5,6 +5,7 @@ r"""Plain reconstruction of the input vector of an autoencoder.
 
 from torch import Tensor
 
+from ..distributed.collectives import global_mean
 from ..encoders.autoencoder import AutoEncoder
 from ..encoders.base import Encoder
 from ..errors import ConfigError
@@ -45,7 +46,7 @@ class Autoencode(EncoderObjective):
             weight = (weight > 0).to(target.dtype)
         difference = prediction - target
         difference = difference.square() if self.error == "mse" else difference.abs()
-        loss = (difference * weight).sum() / weight.sum().clamp_min(1e-12)
+        loss = global_mean((difference * weight).sum(), weight.sum(), 1e-12)
         return loss, {"loss": loss.detach()}
 
     @classmethod

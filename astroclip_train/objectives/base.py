@@ -7,9 +7,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..bottlenecks.base import Bottleneck
 from ..encoders.base import Encoder
+from ..errors import ConfigError
 
 __all__ = ["EncoderObjective", "Metrics", "PairObjective"]
 
@@ -49,7 +51,10 @@ class PairObjective(nn.Module, ABC):
 
     Attributes:
         bottleneck: what splits an embedding into shared and private parts.
+        chunk_size: objects embedded at once, None for the whole batch; see `Contrastive`.
     """
+
+    chunk_size: int | None = None
 
     def __init__(self) -> None:
         super().__init__()
@@ -95,6 +100,20 @@ class PairObjective(nn.Module, ABC):
     @abstractmethod
     def example(cls) -> "PairObjective":
         """A tiny instance, bound to modalities lrs (11 pixels) and xp (7 pixels), embeddings of 6."""
+
+
+def refuse_batch_norm(chunk_size: int | None, **modules: nn.Module | None) -> None:
+    """Statistics of a chunk are not those of the batch, so BatchNorm and chunks exclude each other.
+
+    Raises:
+        ConfigError: a module has BatchNorm and `chunk_size` is set.
+    """
+    for name, module in modules.items():
+        if chunk_size and module is not None and any(isinstance(m, _BatchNorm) for m in module.modules()):
+            raise ConfigError(
+                f"objective.chunk_size={chunk_size} cannot be used with the BatchNorm layers of the {name}: take "
+                "norm=layer there, or chunk_size=null."
+            )
 
 
 def present(batch: Mapping[str, Tensor], *modalities: str) -> Tensor | None:

@@ -30,6 +30,8 @@ class Composite(PairObjective):
         if not parts:
             raise ConfigError("a composite objective needs at least one part.")
         self.parts = nn.ModuleDict(dict(parts))
+        sizes = [part.chunk_size for _, part in self._objectives() if part.chunk_size is not None]
+        self.chunk_size = min(sizes, default=None)
 
     def bind(
         self, pixels: Mapping[str, int], features: Mapping[str, int], bottleneck: Bottleneck | None = None

@@ -15,7 +15,8 @@ class ContrastiveDecoders(Composite):
 
     Arguments:
         decoders: with their weights `own` and `cross`.
-        temperature, learnable, max_scale, loss, weight: see `Contrastive`.
+        temperature, learnable, max_scale, loss, weight, gather: see `Contrastive`.
+        chunk_size: of embedding, comparing and decoding, see `Contrastive`.
     """
 
     def __init__(
@@ -26,10 +27,14 @@ class ContrastiveDecoders(Composite):
         max_scale: float = 100.0,
         loss: str = "infonce",
         weight: float = 1.0,
+        chunk_size: int | None = None,
+        gather: str = "with_gradient",
     ) -> None:
         contrastive = Contrastive(
-            temperature, learnable=learnable, max_scale=max_scale, loss=loss, weight=weight
-        )
+            temperature, learnable=learnable, max_scale=max_scale, loss=loss, weight=weight,
+            chunk_size=chunk_size, gather=gather,
+        )  # fmt: skip
+        decoders.chunk_size = chunk_size or decoders.chunk_size
         super().__init__({"contrastive": contrastive, "decoders": decoders})
 
     @classmethod

@@ -11,13 +11,15 @@ stated reference, :math:`E[\log q(x|z)] - E[\log q_0(x)]`, which differs from th
 Axes: b batch, l pixels, k code.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ..bottlenecks.base import Bottleneck
+from ..distributed.collectives import global_mean
 from ..encoders.tokenizer import standardise
 from ..errors import ConfigError
 from ..registry import choose
@@ -69,6 +71,7 @@ class DecoderMI(PairObjective):
         norm, dropout: of `MLPDecoder`.
         zscore: modalities whose own-spectrum target is the spectrum standardised by itself; published: lrs.
         standardise: decode (x - mean) / std of each pixel over training objects, as given to `set_reference`.
+        chunk_size: objects decoded at once, the others being recomputed in the backward pass, see `Contrastive`.
 
     Raises:
         ConfigError: neither own nor cross, or an unknown choice.
@@ -85,8 +88,10 @@ class DecoderMI(PairObjective):
         dropout: float = 0.0,
         zscore: Sequence[str] = (),
         standardise: bool = False,
+        chunk_size: int | None = None,
     ) -> None:
         super().__init__()
+        self.chunk_size = chunk_size
         if own < 0 or cross < 0 or own + cross == 0:
             raise ConfigError(f"DecoderMI: own={own} and cross={cross} must be weights >= 0, not both zero.")
         self.own, self.cross = float(own), float(cross)
@@ -172,24 +177,50 @@ class DecoderMI(PairObjective):
             there = present(batch, a)
             if there is not None:
                 target = target._replace(good=target.good * there[:, None])
-            residual = (self.decode(name, a, b, embeddings[a]) - target.value) * target.good
             assert isinstance(family, Family)
-            loss = family.loss(residual, target.good, target.ivar)
+            parts = list(self._parts(name, a, b, embeddings[a], target, family, batch[b]))
+            sums = [sum(column[1:], start=column[0]) for column in zip(*parts, strict=True)]
+            loss = global_mean(sums[0], target.good.sum())
+            if self.training:
+                family.follow(sums[1], sums[2])
             total = total + (self.own if a == b else self.cross) * loss
             metrics[name] = loss.detach()
             if not self.training and b in self.references:
-                metrics[f"gain_{name}"] = self._gain(family, residual, target, batch[b], b)
+                metrics[f"gain_{name}"] = global_mean(sums[3], target.good.any(dim=1).sum())
         assert isinstance(total, Tensor)
         return total, {"loss": total.detach(), **metrics}
 
+    def _parts(
+        self, name: str, a: str, b: str, z: Tensor, target: Target, family: Family, x: Tensor
+    ) -> Iterator[tuple[Tensor, ...]]:
+        """Sums over objects (loss, sizes, good pixels, gain), some objects at a time where `chunk_size` is set."""
+
+        def part(z: Tensor, x: Tensor, few: Target) -> tuple[Tensor, ...]:
+            residual = (self.decode(name, a, b, z) - few.value) * few.good
+            gain = torch.zeros((), device=z.device)
+            if not self.training and b in self.references:
+                gain = self._gain(family, residual, few, x, b)
+            return family.total(residual, few.good, few.ivar), *family.followed(residual, few.good), gain
+
+        size = self.chunk_size
+        if size is None or len(z) <= size:
+            yield part(z, x, target)
+            return
+        for start in range(0, len(z), size):
+            rows = slice(start, start + size)
+            ivar = None if target.ivar is None else target.ivar[rows]
+            unit = target.log_scale if len(target.log_scale) == 1 else target.log_scale[rows]
+            few = Target(target.value[rows], target.good[rows], ivar, unit)
+            yield checkpoint(part, z[rows], x[rows], few, use_reentrant=False)
+
     @torch.no_grad()
     def _gain(self, family: Family, residual: Tensor, target: Target, x: Tensor, modality: str) -> Tensor:
-        """Mean of log q(x|z) - log q0(x) over the objects of a batch, in nats."""
+        """Sum of log q(x|z) - log q0(x) over the objects of a batch, in nats."""
         log_q = family.log_prob(residual, target.good, target.ivar)
         log_q = log_q - (target.good * target.log_scale).sum(dim=1)
         there = target.good.any(dim=1)
         gain = (log_q - self.references[modality].log_prob(x, target.good).to(log_q))[there]
-        return gain.mean() if len(gain) else torch.zeros((), device=x.device)
+        return gain.sum()
 
     def can_translate(self, a: str, b: str) -> bool:
         return (f"cross_{a}_to_{b}" if a != b else f"own_{a}") in self.decoders and (

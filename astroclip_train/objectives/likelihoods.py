@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
+from ..distributed.collectives import global_mean, sum_over_ranks
 from ..errors import ConfigError
 
 __all__ = ["FAMILIES", "Family", "GaussianFamily", "GaussianReference", "LaplaceFamily"]
@@ -26,10 +27,23 @@ class Family(nn.Module, ABC):
         super().__init__()
         self.pixels = pixels
 
-    @abstractmethod
     def loss(self, residual: Tensor, good: Tensor, ivar: Tensor | None) -> Tensor:
-        """What is minimised, averaged over good pixels, from residuals, good flags and ivar of shape (b,
-        l)."""
+        """What is minimised, averaged over the good pixels of all ranks, from residuals, good flags and ivar of
+        shape (b, l)."""
+        if self.training:
+            self.follow(*self.followed(residual, good))
+        return global_mean(self.total(residual, good, ivar), good.sum())
+
+    @abstractmethod
+    def total(self, residual: Tensor, good: Tensor, ivar: Tensor | None) -> Tensor:
+        """What is minimised, summed over good pixels."""
+
+    def followed(self, residual: Tensor, good: Tensor) -> tuple[Tensor, Tensor]:
+        """Sums over a batch, each of shape (l,), that `follow` takes: of sizes, and of good flags."""
+        return (residual.detach().abs() * good).sum(dim=0), good.sum(dim=0)
+
+    def follow(self, size: Tensor, count: Tensor) -> None:
+        """Updates running statistics, once for each training batch of this rank."""
 
     @abstractmethod
     def log_prob(self, residual: Tensor, good: Tensor, ivar: Tensor | None) -> Tensor:
@@ -54,16 +68,13 @@ class LaplaceFamily(Family):
         self.register_buffer("width", torch.ones(pixels))
         self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
 
-    def loss(self, residual: Tensor, good: Tensor, ivar: Tensor | None) -> Tensor:
-        size = residual.abs() * good
-        if self.training:
-            self._follow(size.detach(), good)
-        return size.sum() / good.sum().clamp_min(1.0)
+    def total(self, residual: Tensor, good: Tensor, ivar: Tensor | None) -> Tensor:
+        return (residual.abs() * good).sum()
 
     @torch.no_grad()
-    def _follow(self, size: Tensor, good: Tensor) -> None:
-        count = good.sum(dim=0)
-        mean = (size.sum(dim=0) / count.clamp_min(1.0)).to(self.width.dtype)
+    def follow(self, size: Tensor, count: Tensor) -> None:
+        size, count = sum_over_ranks(torch.stack([size, count.to(size.dtype)]))
+        mean = (size / count.clamp_min(1.0)).to(self.width.dtype)
         self.seen += 1
         # the first batches are averaged, later ones forgotten exponentially, without syncing a GPU
         rate = torch.maximum(1.0 / self.seen, torch.full_like(1.0 / self.seen, self.momentum))
@@ -95,8 +106,8 @@ class GaussianFamily(Family):
             variance = variance + 1 / torch.where(good > 0, ivar, 1.0)
         return -0.5 * good * (residual.square() / variance + variance.log() + LOG_2PI)
 
-    def loss(self, residual: Tensor, good: Tensor, ivar: Tensor | None) -> Tensor:
-        return -self._terms(residual, good, ivar).sum() / good.sum().clamp_min(1.0)
+    def total(self, residual: Tensor, good: Tensor, ivar: Tensor | None) -> Tensor:
+        return -self._terms(residual, good, ivar).sum()
 
     def log_prob(self, residual: Tensor, good: Tensor, ivar: Tensor | None) -> Tensor:
         return self._terms(residual, good, ivar).sum(dim=1)

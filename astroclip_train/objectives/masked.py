@@ -10,6 +10,7 @@ Axes: b batch, n tokens, m visible tokens, f token features, q uniform draws.
 import torch
 from torch import Tensor
 
+from ..distributed.collectives import global_mean
 from ..encoders.base import Encoder
 from ..encoders.blocks import take
 from ..encoders.transformer import MASKING, MaskedTransformer
@@ -138,7 +139,7 @@ class MaskedReconstruction(EncoderObjective):
             weight = weight.masked_fill(encoder.tokenizer.seen(~hidden), 0.0)
         if fill == "drop":
             order = hidden.to(torch.uint8).argsort(dim=1, stable=True)
-            m = int((~hidden[0]).sum())  # the same for every object
+            m = int((~hidden[0]).sum()) if len(hidden) else encoder.n_tokens // 2  # the same for every object
             visible, covered = order[:, :m], order[:, m:]
             prediction = encoder.predict(encoder.encode(values, visible=visible), covered)
             target, weight = take(values, covered), take(weight, covered)
@@ -150,8 +151,8 @@ class MaskedReconstruction(EncoderObjective):
             prediction, target = encoder.predict(encoded), values
             weight = weight * hidden[:, :, None]
         error = (prediction - target).square() * weight
-        loss = error.sum() / weight.sum().clamp_min(1e-12)
-        fraction = hidden.to(torch.float32).mean()
+        loss = global_mean(error.sum(), weight.sum(), 1e-12)
+        fraction = global_mean(hidden.to(torch.float32).sum(), hidden.numel())
         return loss, {"loss": loss.detach(), "masked_fraction": fraction}
 
     @classmethod

@@ -9,6 +9,7 @@ import torch
 from ..bottlenecks import Bottleneck
 from ..config.fingerprint import fingerprint
 from ..config.targets import build
+from ..distributed import is_main
 from ..errors import ConfigError
 from ..training.cache import FeatureCache, build_cache
 from ..training.probes import EmbeddingProbe, PairProbe
@@ -87,7 +88,7 @@ class AlignStage(Stage):
 
     def _probes(self) -> dict[str, Any]:
         node = self.config.get("probe") or {}
-        if not node.get("every_steps"):
+        if not node.get("every_steps") or not is_main():
             return {}
         source = self.source
         batches = {

@@ -1,5 +1,6 @@
 """What every stage does alike: fingerprint, reuse within and across runs, the fit and its record."""
 
+import contextlib
 import hashlib
 import logging
 from pathlib import Path
@@ -13,6 +14,8 @@ from ..config.fingerprint import fingerprint
 from ..config.keys import stage_identity
 from ..config.targets import build
 from ..data.source import DataSource
+from ..distributed import agree, is_main, on_main
+from ..distributed.collectives import rank, world_size
 from ..files import read_json, write_json
 from ..training.claims import claimed
 from ..training.fit import FitJob, FitResult, FitSettings, fit
@@ -39,6 +42,7 @@ class Stage:
         self.context, self.name = context, name
         self.config: dict[str, Any] = context.config["stages"][name]
         self.folder = Path(context.run_dir.stage_dir(name))
+        self._mark: str | None = None
 
     # -- what subclasses say ------------------------------------------------------------------------------------------
 
@@ -66,7 +70,12 @@ class Stage:
         return self.context.source(self.name, self.modalities)
 
     def fingerprint(self) -> str:
-        """Hash of the identity keys, the data's content and the inputs' fingerprints."""
+        """Hash of the identity keys, the data's content and the inputs' fingerprints; rank 0 opens the data first."""
+        if self._mark is None:
+            self._mark = on_main(self._fingerprint)
+        return self._mark
+
+    def _fingerprint(self) -> str:
         known = [self._input_fingerprint(node) for node in self.inputs()]
         identity = stage_identity(OmegaConf.create(self.context.config), self.name)
         planned = self.context.run_dir.planned.get(self.name)
@@ -95,13 +104,19 @@ class Stage:
     def run(self) -> None:
         """Reuses a finished stage of equal fingerprint, here or in another run; else trains it."""
         mark = self.fingerprint()
-        if self._finished_here(mark) or self._finished_elsewhere(mark):
+        if on_main(lambda: self._finished_here(mark) or self._finished_elsewhere(mark)):
             return
+        agree("data with content", self.source.content_hash, "every machine must read the same files")
         if self.context.limit is not None:
             self._train(mark)
             return
-        with claimed(self._index(mark).with_suffix(".lease.json"), self._waiting):
-            if not self._finished_elsewhere(mark):  # it may have been finished meanwhile
+        with contextlib.ExitStack() as held:  # the claim is the main rank's; the others wait for its answer
+
+            def claim() -> bool:
+                held.enter_context(claimed(self._index(mark).with_suffix(".lease.json"), self._waiting))
+                return self._finished_elsewhere(mark)  # it may have been finished meanwhile
+
+            if not on_main(claim):
                 self._train(mark)
 
     def _waiting(self, holder: dict[str, Any]) -> None:
@@ -111,12 +126,16 @@ class Stage:
         )
 
     def _train(self, mark: str) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
+        if is_main():
+            self.folder.mkdir(parents=True, exist_ok=True)
         say(f"stage {self.name}")
         extended = self.name in self.context.run_dir.planned
         record = {"fingerprint": mark, "stage": self.name, "extended": extended, **self.train()}
+        on_main(lambda: self._book(mark, record))
+
+    def _book(self, mark: str, record: dict[str, Any]) -> None:
         write_json(self.folder / "done.json", record)
-        if self.context.limit is None and not extended:
+        if self.context.limit is None and not record["extended"]:
             write_json(self._index(mark), {"folder": str(self.folder.resolve())})
 
     def _index(self, mark: str) -> Path:
@@ -198,17 +217,18 @@ class Stage:
     def loaders(
         self, source: DataSource, settings: FitSettings, train: np.ndarray, validation: np.ndarray
     ) -> dict[str, Any]:
-        """Train and validation loaders for `FitJob`."""
+        """Train and validation loaders for `FitJob`: micro-batches of all ranks, of which this one reads its part."""
         workers = int(self.context.config["data"]["num_workers"])
+        size = settings.batch_size // settings.accumulate
+        part = {"rank": rank(), "world_size": world_size(), "seed": self.context.seed}
 
         def train_loader(start: int, total: int) -> Any:
             return source.loader(
-                train, settings.batch_size, seed=self.context.seed, shuffle=True,
-                num_workers=workers, start_batch=start, total_batches=total,
-            )  # fmt: skip
+                train, size, shuffle=True, num_workers=workers, start_batch=start, total_batches=total, **part
+            )
 
         def val_loader() -> Any:
-            return source.loader(validation, settings.batch_size, seed=self.context.seed, shuffle=False)
+            return source.loader(validation, size, shuffle=False, **part)
 
         return {"train_loader": train_loader, "val_loader": val_loader}
 

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..distributed.collectives import gather_rows, rank, world_size
 from ..errors import ConfigError
 from .align import AlignSystem, embed_samples, load_aligned, token_cache
 from .base import Stage
@@ -15,6 +16,7 @@ from .base import Stage
 __all__ = ["KINDS", "FeatureBank", "InputPart", "split_input"]
 
 KINDS = ("raw", "single", "aligned")
+BLOCK = 512  # samples embedded at once
 
 
 @dataclass(frozen=True)
@@ -124,21 +126,30 @@ class FeatureBank:
                 self._system = load_aligned(context, node, context.device)
             wanted = np.sort(np.concatenate([self.stage.split(s) for s in ("train", "validation", "test")]))
             table = torch.zeros(source.total, int(self._system.heads[modality].features))  # type: ignore[arg-type]
-            table[wanted] = self._embed(modality, wanted)
+            if self._cached(modality):
+                self._single(modality)  # every rank, before each embeds its share of the blocks
+            blocks = [wanted[i : i + BLOCK] for i in range(0, len(wanted), BLOCK)]
+            mine = [self._embed(modality, b) for b in blocks[rank() :: world_size()]]
+            order = [b for r in range(world_size()) for b in blocks[r :: world_size()]]
+            table[np.concatenate(order)] = gather_rows(torch.cat([table[:0], *mine]))
             self._aligned[modality] = table
         return self._aligned[modality]
 
+    def _cached(self, modality: str) -> bool:
+        """Whether alignment used the very encoder whose tokens are cached."""
+        nodes = self.stage.config.get("encoders") or {}
+        align = self.stage.context.config["stages"].get(str(self.stage.config["aligned"]["from"]), {})
+        return modality in nodes and bool(align.get("frozen", False))
+
     @torch.no_grad()
     def _embed(self, modality: str, wanted: np.ndarray) -> Tensor:
-        """Aligned embeddings, from the token cache where alignment used the very encoder that it holds."""
+        """Aligned embeddings, from the token cache where there is one."""
         system, stage = self._system, self.stage
         assert system is not None
-        nodes = stage.config.get("encoders") or {}
-        align = stage.context.config["stages"].get(str(stage.config["aligned"]["from"]), {})
-        if modality not in nodes or not align.get("frozen", False):
+        if not self._cached(modality):
             return embed_samples(stage, system, modality, wanted)
         cache, chunks = self._single(modality), []
-        for start in range(0, len(wanted), 512):
-            tokens = cache(torch.as_tensor(wanted[start : start + 512])).to(stage.context.device)
+        for start in range(0, len(wanted), BLOCK):
+            tokens = cache(torch.as_tensor(wanted[start : start + BLOCK])).to(stage.context.device)
             chunks.append(system.heads[modality](tokens).float().cpu())
         return torch.cat(chunks)

@@ -10,6 +10,7 @@ from torch import nn
 
 from ..config.fingerprint import fingerprint
 from ..config.targets import build
+from ..distributed import on_main
 from ..encoders import Pool
 from ..errors import ConfigError
 from ..files import read_json, write_json
@@ -24,6 +25,7 @@ from .systems import HeadSystem
 __all__ = ["HeadsStage"]
 
 STATISTICS_OBJECTS = 8192
+CLOSED_FORM = Path("checkpoints", "best-00000000.ckpt")  # of a head that is not trained by steps
 
 
 class HeadsStage(Stage):
@@ -103,15 +105,17 @@ class HeadsStage(Stage):
         folder = self._task_folder(task, name)
         mark = fingerprint([self.fingerprint(), task, name, node])
         done = folder / "task.json"
-        if done.exists() and read_json(done)["fingerprint"] == mark:
-            return read_json(done)
+        finished = on_main(lambda: _read(done, mark))
+        if finished:
+            return finished
         system, architecture = self._system(task, node, name)
         if system.head.closed_form:
-            timing, best = self._closed_form(system, name, folder, mark, architecture)
+            timing = on_main(lambda: self._closed_form(system, name, folder, mark, architecture))
+            best = folder / CLOSED_FORM
         else:
             timing, best = self._gradient(task, node, name, system, folder, mark, architecture)
         record = {"fingerprint": mark, "best": str(best.relative_to(self.folder)), "timing": timing}
-        write_json(done, record)
+        on_main(lambda: write_json(done, record))
         say(f"  {task} on {name}: {timing['seconds']:.1f} s")
         return record
 
@@ -212,21 +216,20 @@ class HeadsStage(Stage):
     @torch.no_grad()
     def _closed_form(
         self, system: HeadSystem, name: str, folder: Any, mark: str, architecture: dict[str, Any]
-    ) -> tuple[dict[str, float], Any]:
+    ) -> dict[str, float]:
         start = time.perf_counter()
         labelled = self.labelled()
         system.eval()
         batches = list(self.source.loader(labelled, 1024, seed=0, shuffle=False))
         features = torch.cat([system.features(b) for b in batches])
         system.head.fit(features, torch.cat([b["labels"] for b in batches]))
-        path = folder / "checkpoints" / "best-00000000.ckpt"
         content = {
             "stage": f"{self.name}/{folder.name}", "step": 0, "fingerprint": mark,
             "modules": {n: m.state_dict() for n, m in system.parts().items()},
             "architecture": architecture, "metadata": self._metadata(name),
         }  # fmt: skip
-        save_checkpoint(path, content)
-        return {"seconds": time.perf_counter() - start, "samples": len(labelled)}, path
+        save_checkpoint(folder / CLOSED_FORM, content)
+        return {"seconds": time.perf_counter() - start, "samples": len(labelled)}
 
     def _gradient(
         self, task: str, node: dict[str, Any], name: str, system: HeadSystem, folder: Any, mark: str,
@@ -280,6 +283,11 @@ class HeadsStage(Stage):
             encoders=encoders, modalities={p.name: p.modality for p in parts},
         )  # fmt: skip
         return system.to(self.context.device).eval()
+
+
+def _read(done: Path, mark: str) -> dict[str, Any] | None:
+    record = read_json(done) if done.exists() else {}
+    return record if record.get("fingerprint") == mark else None
 
 
 def load_into_adapted(encoder: nn.Module, state: dict[str, torch.Tensor]) -> None:

@@ -7,9 +7,11 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
+from ..distributed.collectives import row_counts, sum_over_ranks, world_size
+from ..distributed.heartbeat import beat
 from ..randomness import step_seed
 
-__all__ = ["System", "TrainingModule", "parameter_groups"]
+__all__ = ["System", "TrainingModule", "mean_over_ranks", "parameter_groups"]
 
 
 class System(nn.Module):
@@ -27,6 +29,10 @@ class System(nn.Module):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The scalar loss and 0-d metrics of a batch; random draws come from (stream, epoch, object)."""
         raise NotImplementedError(f"{type(self).__name__} must define its loss")
+
+    def forward(self, *args: Any, **kwargs: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        """`loss`, as a call: where weights are sharded it gathers them."""
+        return self.loss(*args, **kwargs)
 
     def groups(self) -> list[tuple[float, Sequence[nn.Parameter]]]:
         """(learning-rate factor, parameters) pairs; one group with factor 1 unless layers decay."""
@@ -104,7 +110,7 @@ class TrainingModule(pl.LightningModule):
         torch.manual_seed(step_seed(self.seed, self.stage, micro, self.global_rank))
         if batch_index % self.accumulate == 0:
             self._set_rate(micro // self.accumulate)
-        loss, metrics = self.system.loss(batch, epoch=batch["epoch"], stream=f"{self.stage}/train")
+        loss, metrics = self.system(batch, epoch=batch["epoch"], stream=f"{self.stage}/train")
         self.last_metrics = {"loss": loss.detach(), **{k: v.detach() for k, v in metrics.items()}}
         return loss
 
@@ -115,7 +121,10 @@ class TrainingModule(pl.LightningModule):
 
     @torch.no_grad()
     def evaluate_loader(self, loader: Any, limit: int | None = None) -> dict[str, float]:
-        """Mean metrics over a validation loader, weighted by batch size; the draws are those of epoch 0."""
+        """Mean metrics over a validation loader, weighted by batch size; the draws are those of epoch 0.
+
+        Every rank evaluates its part of each batch; the mean of the shares is the value of the whole batch.
+        """
         was_training = self.training
         self.eval()
         totals: dict[str, float] = {}
@@ -126,10 +135,20 @@ class TrainingModule(pl.LightningModule):
                 break
             batch = self.trainer.strategy.batch_to_device(batch, self.device)
             with precision.val_step_context():
-                loss, metrics = self.system.loss(batch, epoch=0, stream=f"{self.stage}/validation")
-            size = len(batch["index"])
+                loss, metrics = self.system(batch, epoch=0, stream=f"{self.stage}/validation")
+            size = sum(row_counts(len(batch["index"])))
             for name, value in {"loss": loss, **metrics}.items():
                 totals[name] = totals.get(name, 0.0) + float(value) * size
             count += size
+            beat(f"validation of {self.stage}, batch {number}")
         self.train(was_training)
-        return {f"val_{name}": value / max(1, count) for name, value in totals.items()}
+        whole = mean_over_ranks(totals)
+        return {f"val_{name}": value / max(1, count) for name, value in whole.items()}
+
+
+def mean_over_ranks(shares: dict[str, float]) -> dict[str, float]:
+    """Values of the whole batch from the shares of every rank, which have the same names."""
+    if world_size() == 1 or not shares:
+        return shares
+    total = sum_over_ranks(torch.tensor([float(v) for v in shares.values()], dtype=torch.float64))
+    return dict(zip(shares, (total / world_size()).tolist(), strict=True))

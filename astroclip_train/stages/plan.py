@@ -14,7 +14,7 @@ def plan_row(stage: Any, name: str, timing: dict[str, float], samples: dict[str,
     trainer = {**stage.config.get("trainer", {}), **node}
     steps = int(trainer["max_steps"]) if timing.get("steps") else 0
     batch, tried = int(trainer["batch_size"]), stage.settings(node).batch_size
-    per_step = timing.get("step_seconds", 0.0) * batch / tried * int(trainer.get("accumulate", 1))
+    per_step = timing.get("step_seconds", 0.0) * batch / tried
     return {
         "fit": stage.name if name == stage.name else f"{stage.name}/{name.replace('__', ' on ')}",
         "samples": samples,

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from ..distributed import is_main
 from ..training.probes import EmbeddingProbe
 from .base import Stage
 from .systems import PretrainSystem, encoder_inputs
@@ -40,7 +41,7 @@ class PretrainStage(Stage):
     def _probes(self) -> dict[str, Any]:
         node = self.config.get("probe") or {}
         source, modality = self.source, self.config["modality"]
-        if not node.get("every_steps") or not source.label_names:
+        if not node.get("every_steps") or not source.label_names or not is_main():
             return {}
         batches = {
             split: list(source.loader(self.split(split)[: node["n"]], 256, seed=0, shuffle=False))

@@ -7,6 +7,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from ..config.fingerprint import fingerprint
+from ..distributed import is_main, on_main
 from ..evaluation.assemble import assemble
 from ..evaluation.report import render_report
 from ..files import read_json, write_json
@@ -14,6 +15,7 @@ from ..training.loggers import open_loggers
 from ..training.progress import say
 from .align import AlignStage
 from .base import Stage
+from .budget import budget
 from .context import RunContext
 from .heads import HeadsStage
 from .plan import plan_row, print_plan
@@ -40,18 +42,21 @@ def run(config: DictConfig, run_dir: Any) -> int:
     """
     start = time.monotonic()
     context = RunContext(config, run_dir)
-    with open_loggers(context.config.get("logger") or {}, context.path, context.path.name) as loggers:
+    wanted = (context.config.get("logger") or {}) if is_main() else {}
+    with open_loggers(wanted, context.path, context.path.name) as loggers:
         context.loggers = loggers
         chosen = stages_of(context)
         for stage in chosen:
             stage.run()
-            stage.source.write_bad_objects(stage.folder / "bad_objects.csv")
+            if is_main():
+                stage.source.write_bad_objects(stage.folder / "bad_objects.csv")
         wanted = context.config["run"]["evaluate"]
-        report = evaluate(context, chosen) if wanted else None
-    complete = wanted and all(_record(context, name) for name in context.config["stages"])
-    run_dir.mark("finished" if complete else "partial")
+        report = on_main(lambda: str((evaluate(context, chosen) if wanted else None) or context.path))
+    if is_main():
+        complete = wanted and all(_record(context, name) for name in context.config["stages"])
+        run_dir.mark("finished" if complete else "partial")
     say(f"done in {time.monotonic() - start:.0f} s")
-    print(report or context.path)
+    print(report)
     return 0
 
 
@@ -65,11 +70,16 @@ def preflight(config: DictConfig, run_dir: Any) -> int:
     rows = []
     for stage in stages_of(context):
         stage.run()
+        if not is_main():
+            continue
         record = _record(context, stage.name) or {}
         fits = record.get("tasks") or {stage.name: record["timing"]}
         samples = {s: len(stage.source.samples(s)) for s in ("train", "validation", "test")}
         rows += [plan_row(stage, name, timing, samples) for name, timing in fits.items()]
-    print_plan(rows)
+    if is_main():
+        print_plan(rows)
+        for line in budget(rows, [Path(context.config["run"]["root"]), context.cache_root]):
+            say(line)
     return 0
 
 

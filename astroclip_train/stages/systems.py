@@ -5,7 +5,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
+from ..objectives.base import refuse_batch_norm
 from ..randomness import uniform
 from ..training.cache import rounded
 from .module import System
@@ -88,6 +90,9 @@ class AlignSystem(System):
         self.objective = objective
         self.frozen, self.layer_decay = frozen, layer_decay
         self.caches = _Opaque(dict(caches or {}))
+        self.chunk_size: int | None = getattr(objective, "chunk_size", None)
+        trained = None if frozen else self.encoders
+        refuse_batch_norm(self.chunk_size, objective=objective, heads=self.heads, encoders=trained)
         if frozen:
             self.encoders.requires_grad_(False)
 
@@ -130,11 +135,27 @@ class AlignSystem(System):
         """The aligned embedding (b, k) of one modality, not normalised."""
         return self.heads[modality](self.tokens(modality, batch))
 
+    def _embedded(self, modality: str, batch: dict[str, Tensor]) -> Tensor:
+        """`embed`, in chunks where the objective asks for them.
+
+        Only embeddings are kept; the backward pass of the loss reaches one chunk after the other and computes its
+        activations again, with the dropout masks of the first time.
+        """
+        size, rows = self.chunk_size, len(batch["index"])
+        if size is None or rows <= size or not torch.is_grad_enabled():
+            return self.embed(modality, batch)
+        own = {k: v for k, v in batch.items() if k in ("index", modality) or k.startswith(f"{modality}_")}
+        parts = []
+        for start in range(0, rows, size):
+            few = {k: v[start : start + size] for k, v in own.items()}
+            parts.append(checkpoint(self.embed, modality, few, use_reentrant=False))
+        return torch.cat(parts)
+
     def loss(
         self, batch: dict[str, Tensor], *, epoch: Tensor | int, stream: str
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The pair objective on the embeddings of every modality."""
-        return self.objective({m: self.embed(m, batch) for m in self.heads}, batch)
+        return self.objective({m: self._embedded(m, batch) for m in self.heads}, batch)
 
     def compilable(self) -> Sequence[nn.Module]:
         """The encoders."""

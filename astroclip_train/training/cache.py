@@ -15,8 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..distributed import on_main
+from ..distributed.collectives import geometry
 from ..errors import RunError
-from ..files import read_json, sync_folder, write_json
+from ..files import appear, read_json, sync_folder, write_json
 from .progress import Reporter, say
 
 __all__ = ["FeatureCache", "build_cache", "rounded"]
@@ -45,7 +47,8 @@ class FeatureCache:
     def __post_init__(self) -> None:
         data = np.memmap(self.path / "features.bin", dtype=np.int16, mode="r", shape=self.shape)
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        self.data: np.ndarray = np.array(data) if data.nbytes < IN_MEMORY_SHARE * memory else data
+        share = IN_MEMORY_SHARE * memory / geometry().local_world_size
+        self.data: np.ndarray = np.array(data) if data.nbytes < share else data
 
     def __call__(self, index: Tensor) -> Tensor:
         """Features of the samples `index` (b,) as float32 of shape (b, n, d), on the device of `index`."""
@@ -65,7 +68,8 @@ def build_cache(
     """Builds the cache, or goes on with a half-built one, or opens a finished one.
 
     The work is done in blocks of fixed boundaries, so that an interrupted pass gives the same bits. A pass is written
-    under a name of its own and renamed when whole: two jobs that build the same cache do not disturb each other.
+    under a name of its own and renamed when whole: two jobs that build the same cache do not disturb each other. Of
+    several ranks, rank 0 builds and the others wait.
 
     Arguments:
         encode: sample numbers (b,) -> features (b, n, d).
@@ -80,8 +84,22 @@ def build_cache(
         RunError: the disk does not hold it.
     """
     final = root / "features" / key
+    on_main(lambda: _build(encode, samples, shape, final, owner, title))
+    appear(final / "meta.json")
+    return FeatureCache(final, tuple(read_json(final / "meta.json")["shape"]))
+
+
+def _build(
+    encode: Callable[[np.ndarray], Tensor],
+    samples: np.ndarray,
+    shape: tuple[int, int, int],
+    final: Path,
+    owner: str,
+    title: str,
+) -> None:
     if (final / "meta.json").exists():
-        return FeatureCache(final, tuple(read_json(final / "meta.json")["shape"]))
+        return
+    key = final.name
     partial = final.with_name(f"{key}.partial-{owner}")
     partial.mkdir(parents=True, exist_ok=True)
     done = read_json(partial / "progress.json")["blocks"] if (partial / "progress.json").exists() else 0
@@ -102,7 +120,6 @@ def build_cache(
     except OSError:  # another job finished the same cache first
         shutil.rmtree(partial)
     sync_folder(final.parent)
-    return FeatureCache(final, shape)
 
 
 def _open(partial: Path, shape: tuple[int, int, int], title: str) -> np.memmap:

@@ -17,8 +17,12 @@ from typing import Any, Protocol
 import pytorch_lightning as pl
 import torch
 
+from ..distributed import on_main, world_size
+from ..distributed.batch_norm import globalise_batch_norm
+from ..distributed.lightning import own_no_signals, placement
+from ..distributed.sharded import check_shardable
 from ..errors import RunError
-from ..files import read_json, write_json
+from ..files import appear, read_json, write_json
 from ..stages.module import System, TrainingModule
 from .checkpoint import CheckpointFolder, load_checkpoint
 from .interruption import Interruption, current
@@ -145,11 +149,17 @@ def fit(job: FitJob) -> FitResult:
     Raises:
         RunError: the loss is not finite, or a finished fit has lost its checkpoint.
     """
-    done = _finished(job)
+    done = on_main(lambda: _finished(job))
     if done is not None:
-        return done
+        return _result(job, done)
     folder = CheckpointFolder(job.folder / "checkpoints")
-    state = _resumable(job, folder)
+    newest = on_main(lambda: _resumable(job, folder))
+    state = load_checkpoint(appear(newest)) if newest is not None else None
+    if state is not None and state["training"].get("ranks", 1) != world_size():
+        say(
+            f"{job.name}: {state['training'].get('ranks', 1)} ranks before, {world_size()} now: every batch holds the "
+            "same objects, but dropout masks and the order of sums differ from here on."
+        )
     module = TrainingModule(
         job.system,
         stage=job.name,
@@ -164,10 +174,18 @@ def fit(job: FitJob) -> FitResult:
     job.metrics.cut(job.name, keeper.step)
     if keeper.step < job.settings.max_steps and not keeper.selection.stopped:
         _train(job, module, keeper)
-    return _finish(job, keeper, folder)
+    return _result(job, on_main(lambda: _finish(job, keeper, folder)))
 
 
-def _finished(job: FitJob) -> FitResult | None:
+def _result(job: FitJob, record: dict[str, Any]) -> FitResult:
+    best, last = job.folder / record["best"], job.folder / record["last"]
+    return FitResult(
+        record["step"], record["best_step"], record["best_value"], best, last, record["timing"],
+        bool(record.get("stopped")),
+    )  # fmt: skip
+
+
+def _finished(job: FitJob) -> dict[str, Any] | None:
     path = job.folder / "done.json"
     if not path.exists():
         return None
@@ -182,19 +200,16 @@ def _finished(job: FitJob) -> FitResult | None:
     stopped = bool(record.get("stopped"))
     if record["step"] < job.settings.max_steps and not stopped:
         return None  # its schedule was lengthened
-    best, last = job.folder / record["best"], job.folder / record["last"]
-    result = FitResult(
-        record["step"], record["best_step"], record["best_value"], best, last, record["timing"], stopped
-    )
-    for kept in (result.best, result.last):
+    for kept in (job.folder / record["best"], job.folder / record["last"]):
         if not kept.exists():
             raise RunError(
                 f"{kept} is missing though {path} says it was written: remove {path} to train again."
             )
-    return result
+    return record
 
 
-def _resumable(job: FitJob, folder: CheckpointFolder) -> dict[str, Any] | None:
+def _resumable(job: FitJob, folder: CheckpointFolder) -> str | None:
+    """The newest whole checkpoint of this fit, found by rank 0."""
     newest = folder.newest_whole()
     if newest is None:
         return None
@@ -205,17 +220,14 @@ def _resumable(job: FitJob, folder: CheckpointFolder) -> dict[str, Any] | None:
             old.unlink()
         return None
     say(f"{job.name}: goes on from step {state['step']:,} of {job.settings.max_steps:,}.")
-    return state
+    return str(path)
 
 
 def _train(job: FitJob, module: TrainingModule, keeper: Keeper) -> None:
     settings = job.settings
     quiet_lightning()
     trainer = pl.Trainer(
-        accelerator=settings.accelerator,
-        devices=settings.devices,
-        num_nodes=settings.num_nodes,
-        strategy=settings.strategy,
+        **placement(settings),
         precision=settings.precision,  # type: ignore[arg-type]
         deterministic=settings.deterministic or None,
         gradient_clip_val=settings.gradient_clip,
@@ -231,6 +243,11 @@ def _train(job: FitJob, module: TrainingModule, keeper: Keeper) -> None:
         num_sanity_val_steps=0,
         limit_val_batches=0,
     )
+    own_no_signals(trainer)
+    if world_size() > 1:
+        globalise_batch_norm(job.system)
+        if settings.strategy == "fsdp2":
+            check_shardable(job.system, settings.ema_decay)
     total = settings.max_steps * settings.accumulate
     loader = job.train_loader(keeper.step * settings.accumulate, total)
     with job.interruption.deferred():  # a signal waits for the end of the step
@@ -252,7 +269,7 @@ def _train(job: FitJob, module: TrainingModule, keeper: Keeper) -> None:
         )
 
 
-def _finish(job: FitJob, keeper: Keeper, folder: CheckpointFolder) -> FitResult:
+def _finish(job: FitJob, keeper: Keeper, folder: CheckpointFolder) -> dict[str, Any]:
     last = folder.rolling()[0]
     best = keeper.selection.best
     best_path = folder.best_path(best[0]) if best else last
@@ -270,9 +287,7 @@ def _finish(job: FitJob, keeper: Keeper, folder: CheckpointFolder) -> FitResult:
         "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
     write_json(job.folder / "done.json", record)
-    timing = keeper.throughput.summary()
-    step, value = best or (None, None)
-    return FitResult(keeper.step, step, value, best_path, last, timing, keeper.selection.stopped)
+    return record
 
 
 def quiet_lightning() -> None:
@@ -280,5 +295,6 @@ def quiet_lightning() -> None:
     for name in ("pytorch_lightning", "lightning.pytorch", "lightning.fabric", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in (".*does not have many workers.*", ".*`?train_dataloader`? .*", ".*IterableDataset.*",
-                    ".*GPU available but not used.*", ".*LeafSpec.*", ".*number of training batches.*"):  # fmt: skip
+                    ".*GPU available but not used.*", ".*LeafSpec.*", ".*`srun` command.*", ".*in eval mode.*",
+                    ".*`broadcast_buffers` is deprecated.*", ".*number of training batches.*"):  # fmt: skip
         warnings.filterwarnings("ignore", message)

@@ -4,13 +4,17 @@ import contextlib
 import copy
 import logging
 import math
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytorch_lightning as pl
 import torch
 
+from ..distributed import alone, any_rank, is_main, world_size
+from ..distributed.collectives import row_counts
+from ..distributed.heartbeat import beat
+from ..distributed.sharded import shard_state, whole
 from ..errors import RunError
+from ..stages.module import mean_over_ranks
 from .checkpoint import CheckpointFolder, save_checkpoint
 from .ema import WeightAverage
 from .interruption import Interrupted
@@ -45,7 +49,9 @@ class Keeper(pl.Callback):
         self.throughput = Throughput()
         self.reporter: Reporter | None = None
         self.interrupted = False
+        self.sharded = s.strategy == "fsdp2" and world_size() > 1
         self.metrics: dict[str, Any] = {}
+        self._whole: dict[str, float] | None = None
         if state:
             self.selection.load_state_dict(state["training"]["selection"])
             self.throughput.load_state_dict(state["training"]["throughput"])
@@ -65,7 +71,8 @@ class Keeper(pl.Callback):
             self.ema = WeightAverage(self.job.system, s.ema_decay)
         if self.state:
             training = self.state["training"]
-            trainer.optimizers[0].load_state_dict(training["optimizer"])
+            optimizer = trainer.optimizers[0]
+            optimizer.load_state_dict(shard_state(optimizer, training["optimizer"]))
             if self.ema is not None:
                 self.ema.load_state_dict(training["ema"])
             for callback, saved in zip(self.job.callbacks, training["callbacks"], strict=True):
@@ -90,8 +97,9 @@ class Keeper(pl.Callback):
     ) -> None:
         """Books the time since the last step as waiting for data; counts FLOPs once."""
         self.throughput.lap("wait")
-        if batch_idx == 0 and self.job.flops:
-            self.throughput.flops_per_sample = self._flops(batch)
+        if batch_idx == 0 and self.job.flops and is_main() and not self.sharded:
+            with alone():
+                self.throughput.flops_per_sample = self._flops(batch)
             self.throughput.lap("other")
 
     def on_train_batch_end(
@@ -100,9 +108,10 @@ class Keeper(pl.Callback):
         """Books a micro-batch, and at the end of an optimiser step does what its number asks for."""
         s = self.job.settings
         self.throughput.step_seconds = self.throughput.lap("compute")
-        self.throughput.samples += len(batch["index"])
+        self.throughput.samples += sum(row_counts(len(batch["index"])))
         for name, value in module.last_metrics.items():
             self.metrics[name] = self.metrics.get(name, 0.0) + value / s.accumulate
+        beat(f"step {self.step + 1} of {self.job.name}")
         if (batch_idx + 1) % s.accumulate:
             return
         self.step += 1
@@ -116,8 +125,9 @@ class Keeper(pl.Callback):
             self._validate(module)
         if self.job.probe_every and (last or self.step % self.job.probe_every == 0):
             self._probe(module)
+        trainer.should_stop = any_rank(trainer.should_stop)
         stopping = self.selection.stopped or trainer.should_stop
-        leaving = self.job.interruption.requested()
+        leaving = any_rank(self.job.interruption.requested())
         if last or stopping or leaving or self.step % s.checkpoint_every_steps == 0:
             self._save(trainer)
         if leaving:
@@ -125,7 +135,7 @@ class Keeper(pl.Callback):
         if self.selection.stopped:
             say(f"{self.job.name}: stopped early at step {self.step:,}, {s.monitor} no longer improves.")
             trainer.should_stop = True
-        self.metrics = {}
+        self.metrics, self._whole = {}, None
         self.throughput.lap("other")
 
     def on_exception(self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException) -> None:
@@ -150,13 +160,19 @@ class Keeper(pl.Callback):
             log.info("%s: FLOPs not counted (%s)", self.job.name, error)
             return 0.0
 
+    def _values(self) -> dict[str, float]:
+        """The step's metrics of the whole batch: every rank calls it at the same steps."""
+        if self._whole is None:
+            self._whole = mean_over_ranks({k: float(v) for k, v in self.metrics.items()})
+        return self._whole
+
     def _write(self, metrics: dict[str, float]) -> None:
         self.job.metrics.write(self.job.name, self.step, metrics)
         for logger in self.job.loggers:
             logger.log_metrics({f"{self.job.name}/{k}": v for k, v in metrics.items()}, step=self.step)
 
     def _log(self, module: Any) -> None:
-        metrics = {k: float(v) for k, v in self.metrics.items()}
+        metrics = self._values()
         self._check_finite()
         group = module.optimizer.param_groups[0]
         self._write({**metrics, "lr": group["lr"]})
@@ -166,7 +182,7 @@ class Keeper(pl.Callback):
             self.reporter.update(self.step, note)
 
     def _check_finite(self) -> None:
-        loss = float(self.metrics["loss"])
+        loss = self._values()["loss"]
         if not math.isfinite(loss):
             raise RunError(
                 f"{self.job.name}: the loss became {loss} at step {self.step}: lower optimizer.lr, raise "
@@ -190,16 +206,20 @@ class Keeper(pl.Callback):
             self._write(metrics)
             if self.selection.take(self.step, metrics[s.monitor]):
                 self._save_best(metrics)
-        self.folder.remove_best_except({step for step, _ in self.selection.records})
+        if is_main():
+            self.folder.remove_best_except({step for step, _ in self.selection.records})
 
     def _save_best(self, metrics: dict[str, float]) -> None:
         content = {**self._content(), "validation": metrics}
-        save_checkpoint(self.folder.best_path(self.step), content)
+        if is_main():
+            save_checkpoint(self.folder.best_path(self.step), content)
 
     def _probe(self, module: Any) -> None:
+        if not is_main() or self.sharded:  # a probe runs on one rank, which then has a part of the weights
+            return
         was_training = module.training
         module.eval()
-        with self._averaged(), torch.no_grad():
+        with self._averaged(), torch.no_grad(), alone():
             for probe in self.job.probes:
                 self._write(probe(self.job.system, self.step))
         module.train(was_training)
@@ -215,19 +235,22 @@ class Keeper(pl.Callback):
             "metadata": self.job.metadata,
         }
 
-    def _save(self, trainer: pl.Trainer) -> Path:
+    def _save(self, trainer: pl.Trainer) -> None:
         self._check_finite()
         if self.job.guard is not None:
             self.job.guard()
         training = {
-            "optimizer": trainer.optimizers[0].state_dict(),
+            "optimizer": whole(trainer.optimizers[0].state_dict()),
             "ema": self.ema.state_dict() if self.ema is not None else None,
             "selection": self.selection.state_dict(),
             "throughput": self.throughput.state_dict(),
             "callbacks": [c.state_dict() for c in self.job.callbacks],
+            "ranks": world_size(),
         }
-        return self.folder.save(self.step, {**self._content(), "training": training})
+        content = {**self._content(), "training": training}
+        if is_main():
+            self.folder.save(self.step, content)
 
 
 def _tensors(state: dict[str, Any]) -> dict[str, Any]:
-    return {k.replace("_orig_mod.", ""): v for k, v in state.items()}
+    return {k.replace("_orig_mod.", ""): whole(v) for k, v in state.items()}

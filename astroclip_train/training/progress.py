@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from ..distributed.heartbeat import beat
+
 __all__ = ["Reporter", "say"]
 
 LINE_SECONDS = 10.0
@@ -45,6 +47,7 @@ class Reporter:
 
     def update(self, done: int, note: str = "") -> None:
         """Tells how far the work is, at most one plain line in ten seconds."""
+        beat(f"{self.title} {done}")
         if self.bar is not None:
             self.bar.update(self.task, completed=done, note=note)
             return

@@ -87,9 +87,10 @@ def test_gathered_candidates_give_the_loss_of_the_whole_batch():
     u, v = (torch.from_numpy(x) for x in pair(8))
     ids = torch.tensor([1, 2, 3, 1, 4, 5, 6, 7])
     objective = Contrastive()
-    whole = objective.direction(objective.similarity(u, v, ids, ids))[0]
+    scale = objective.scale()
+    whole = objective.direction([objective.block(objective.similarity(u, v, ids, ids), scale)])[0]
     parts = [
-        objective.direction(objective.similarity(u[r], v, ids[r], ids, r.start))[0]
+        objective.direction([objective.block(objective.similarity(u[r], v, ids[r], ids, r.start), scale)])[0]
         for r in (slice(0, 4), slice(4, 8))
     ]
     torch.testing.assert_close(whole, sum(parts) / 2)

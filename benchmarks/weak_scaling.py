@@ -1,0 +1,108 @@
+"""Weak scaling of masked pretraining: the same spectra per rank on one process and on two, one thread each.
+
+    python benchmarks/weak_scaling.py [--batch 16] [--steps 5] [--rounds 3] [--width 256] [--depth 6]
+
+Every rank is a process of its own with the product's process group and gradient averaging. Rounds of one and of two
+processes alternate, so that a slow spell of a shared machine meets both. Efficiency is the time of a step on one
+process over that on two; 1 is ideal.
+"""
+
+import argparse
+import json
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import time
+
+import torch
+from _common import header, summarise
+
+
+def rank_main(options: argparse.Namespace) -> None:
+    """One rank: warms up, measures, prints seconds of every step as JSON."""
+    from torch.nn.parallel import DistributedDataParallel
+
+    from astroclip_train.distributed.geometry import find_geometry
+    from astroclip_train.distributed.group import open_group
+    from astroclip_train.encoders import MaskedTransformer
+    from astroclip_train.objectives import MaskedReconstruction
+
+    torch.set_num_threads(1)
+    with open_group(find_geometry(), "cpu"):
+        torch.manual_seed(0)
+        encoder = MaskedTransformer(
+            length=1462, width=options.width, depth=options.depth, heads=4, masking="drop"
+        )
+        module = _Loss(encoder, MaskedReconstruction(n_chunks=6, chunk_width=10))
+        world = int(os.environ["WORLD_SIZE"])
+        model = DistributedDataParallel(module, find_unused_parameters=True) if world > 1 else module
+        optimizer = torch.optim.AdamW(module.parameters(), lr=1e-4)
+        seconds = []
+        for _ in range(options.steps + 2):
+            start = time.perf_counter()
+            optimizer.zero_grad(set_to_none=True)
+            model(torch.randn(options.batch, 1462)).backward()
+            optimizer.step()
+            seconds.append(time.perf_counter() - start)
+        if os.environ["RANK"] == "0":
+            print(json.dumps(seconds[2:]), flush=True)
+
+
+class _Loss(torch.nn.Module):
+    def __init__(self, encoder: torch.nn.Module, objective: torch.nn.Module) -> None:
+        super().__init__()
+        self.encoder, self.objective = encoder, objective
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        draws = torch.rand(len(x), self.objective.n_uniforms(self.encoder))
+        return self.objective(self.encoder, x, None, None, draws)[0]
+
+
+def measure(world: int) -> list[float]:
+    """Seconds of the steps of rank 0 of so many."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    common = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "MASTER_ADDR": "127.0.0.1",
+              "MASTER_PORT": str(port), "WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world),
+              "ASTRO_TRAIN_RANKS": "1", "TORCH_CPP_LOG_LEVEL": "ERROR"}  # fmt: skip
+    command = [sys.executable, *sys.argv, "--rank"]
+    ranks = [
+        subprocess.Popen(
+            command, env={**common, "RANK": str(r), "LOCAL_RANK": str(r)}, stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL, text=True,
+        )
+        for r in range(world)
+    ]  # fmt: skip
+    outputs = [rank.communicate()[0] for rank in ranks]
+    return json.loads(outputs[0].strip().splitlines()[-1])
+
+
+def main() -> None:
+    """Measures and prints."""
+    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, default in (("batch", 16), ("steps", 5), ("rounds", 3), ("width", 256), ("depth", 6)):
+        made.add_argument(f"--{name}", type=int, default=default)
+    made.add_argument("--rank", action="store_true", help=argparse.SUPPRESS)
+    options = made.parse_args()
+    if options.rank:
+        rank_main(options)
+        return
+    header()
+    seconds: dict[int, list[float]] = {1: [], 2: []}
+    for _ in range(options.rounds):
+        for world in seconds:
+            seconds[world].append(statistics.median(measure(world)))
+    for world, values in seconds.items():
+        timing = summarise(values)
+        print(
+            f"{world} processes, {options.batch} spectra each: {timing.rate(world * options.batch, 'spectra/s')}"
+        )
+    ratio = statistics.median(seconds[1]) / statistics.median(seconds[2])
+    print(f"weak-scaling efficiency from 1 to 2 processes: {ratio:.1%} of ideal")
+
+
+if __name__ == "__main__":
+    main()
