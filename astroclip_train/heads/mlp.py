@@ -25,6 +25,9 @@ _NORMS: dict[str, Callable[[int], nn.Module]] = {
     "batch": nn.BatchNorm1d,
     "none": lambda width: nn.Identity(),
 }
+# One damaged spectrum stands thousands of standard deviations out along an axis of little variance, and would
+# decide the validation loss, and with it the checkpoint, alone.
+_FAR = 8.0
 _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU}
 
 
@@ -109,7 +112,8 @@ class MLPHead(Head):
         """Standardised features, or their leading principal components with unit variance: (b, f) or (b, c)."""
         if self.components is None:
             return self.standard_features(features)
-        return (features - self.feature_mean.to(features.dtype)) @ self.axes.to(features.dtype)
+        scores = (features - self.feature_mean.to(features.dtype)) @ self.axes.to(features.dtype)
+        return scores.clamp(-_FAR, _FAR)
 
     def prepare(self, features: Tensor, labels: Tensor) -> None:
         super().prepare(features, labels)

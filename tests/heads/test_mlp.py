@@ -26,3 +26,13 @@ def test_axes_without_variance_carry_nothing() -> None:
     head.prepare(x, x[:, :1])
     assert torch.isfinite(head.whitened(x + 1e3)).all()
     assert (head.whitened(x + torch.tensor([0, 1.0, 1, 1, 1, 1]))[:, 1:] == 0).all()
+
+
+def test_one_far_object_does_not_decide_the_validation_loss() -> None:
+    x = torch.randn(500, 20, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x[:, 10:] *= 1e-3
+    head = MLPHead(20, ["a"], widths=(8,), components=20, heteroscedastic=True, beta=0.0, norm="none").double()
+    head.prepare(x, x[:, :1])
+    far = x[:50].clone()
+    far[0] += 1e3
+    assert float(head.loss(far, far[:, :1].clamp(-3, 3))) < 1e3
