@@ -25,9 +25,10 @@ _NORMS: dict[str, Callable[[int], nn.Module]] = {
     "batch": nn.BatchNorm1d,
     "none": lambda width: nn.Identity(),
 }
-# One damaged spectrum stands thousands of standard deviations out along an axis of little variance, and would
-# decide the validation loss, and with it the checkpoint, alone.
-_FAR = 8.0
+# One damaged or very noisy spectrum stands thousands of standard deviations out along an axis of little variance, is
+# predicted with a tiny width, and would alone decide the validation loss and with it the checkpoint: scores are cut at
+# `_FAR` standard deviations, and in validation a label that is further off than `_OUTLIER` widths counts as so far.
+_FAR, _OUTLIER = 8.0, 10.0
 _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU}
 
 
@@ -61,6 +62,8 @@ class MLPHead(Head):
     References:
         SpecCLIP, Zhao et al. 2025, https://arxiv.org/abs/2507.01939
         On the pitfalls of heteroscedastic uncertainty estimation, Seitzer et al. 2022, https://arxiv.org/abs/2203.09168
+
+    In eval mode a label more than 10 predicted widths off counts as 10 widths.
 
     Arguments:
         in_features, labels: see `Head`.
@@ -135,7 +138,10 @@ class MLPHead(Head):
         mean, log_width = self(features)
         target = target.to(mean.dtype)
         if log_width is not None:
-            terms = 0.5 * ((mean - target) / log_width.exp()).square() + log_width
+            chi2 = ((mean - target) / log_width.exp()).square()
+            if not self.training:
+                chi2 = chi2.clamp_max(_OUTLIER**2)
+            terms = 0.5 * chi2 + log_width
             terms = terms * (2 * self.beta * log_width.detach()).exp()
         elif self.error == "huber":
             terms = F.huber_loss(mean, target, reduction="none")
