@@ -163,7 +163,9 @@ def test_sqlite_is_for_one_worker(sweeps, capsys):
     assert "which several workers damage" in capsys.readouterr().err
     words = ("sweep.n_trials=2", "sweep.storage='sqlite:///s.db'", "sweep.pruner.name=hyperband")
     assert sweeps.here(LOG, *words) == 0
-    assert {t["state"] for t in by_number(sweeps.only())} == {"complete"}
+    states = [t["state"] for t in by_number(sweeps.only())]
+    assert states[0] == "complete"  # nothing to compare with yet
+    assert states[1] in ("complete", "pruned")  # as hyperband has it
 
 
 def test_a_trial_whose_worker_died_before_its_parameters_were_written_gets_them(sweeps):
