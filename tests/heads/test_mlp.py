@@ -31,7 +31,9 @@ def test_axes_without_variance_carry_nothing() -> None:
 def test_one_far_object_does_not_decide_the_validation_loss() -> None:
     x = torch.randn(500, 20, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     x[:, 10:] *= 1e-3
-    head = MLPHead(20, ["a"], widths=(8,), components=20, heteroscedastic=True, beta=0.0, norm="none").double()
+    head = MLPHead(
+        20, ["a"], widths=(8,), components=20, heteroscedastic=True, beta=0.0, norm="none"
+    ).double()
     head.prepare(x, x[:, :1])
     far = x[:50].clone()
     far[0] += 1e3
