@@ -167,7 +167,8 @@ def _stores_of_run(run: Path) -> list[Path]:
     from ..config.targets import build
 
     config: Any = OmegaConf.to_container(OmegaConf.load(run / "config.yaml"), resolve=True)
-    cache = config["data"].get("cache_root") or Path(config["run"]["root"]) / ".cache"
+    # beside the run, not run.root, which may be relative to the folder that training was started in
+    cache = config["data"].get("cache_root") or run.resolve().parents[1] / ".cache"
     try:
         return list(build(config["dataset"]).prepare(Path(cache), progress=False))
     except (AstroTrainError, OSError, KeyError, TypeError) as error:

@@ -10,7 +10,7 @@ import torch
 import yaml
 
 from astroclip_train.errors import ConfigError, DataError, RunError
-from astroclip_train.hub.export import export, training_features
+from astroclip_train.hub.export import _stores_of_run, export, training_features
 from astroclip_train.hub.load import checkpoint_of, load
 from astroclip_train.hub.model import Spectra
 
@@ -184,3 +184,17 @@ def test_export_never_overwrites_what_is_not_an_export(run, tmp_path):
         export(run, out)
     export(run, out, overwrite=True)
     assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
+
+
+def test_training_data_are_looked_for_beside_the_run(tmp_path, monkeypatch):
+    """The run's root was relative to the folder that training was started in: nothing is simulated in another one."""
+    run, elsewhere = tmp_path / "runs" / "specclip" / "one", tmp_path / "elsewhere"
+    run.mkdir(parents=True)
+    elsewhere.mkdir()
+    dataset = {"_target_": "astroclip_train.data.mock.MockStars", "n": 30, "bounds": "none"}
+    config = {"run": {"root": "runs"}, "data": {"cache_root": None}, "dataset": dataset}
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    monkeypatch.chdir(elsewhere)
+    (store,) = _stores_of_run(run)
+    assert store.is_relative_to(tmp_path / "runs" / ".cache")
+    assert not list(elsewhere.iterdir())
