@@ -1,8 +1,7 @@
 """Outputs of a frozen encoder, computed once in a resumable pass and kept as bfloat16.
 
-Training on cached features and training on recomputed ones see the same numbers, because recomputed
-features are rounded
-to bfloat16 as well (`rounded`).
+Training on cached features and training on recomputed ones see the same numbers, because recomputed features are
+rounded to bfloat16 as well (`rounded`).
 """
 
 import os

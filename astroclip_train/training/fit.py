@@ -1,9 +1,8 @@
 """One fit with exact resume: Lightning trains, this module decides what is kept and where it goes on.
 
-Lightning's own checkpoint has no random state and replays a data loader from its start; here the position of the data
-stream, every seed and the learning rate are functions of the optimiser step, so that weights, optimiser
-and step are the
-whole state.
+Lightning's own checkpoint has no random state and replays a data loader from its start; here the position of the
+data stream, every seed and the learning rate are functions of the optimiser step, so that weights, optimiser and step
+are the whole state.
 """
 
 import logging
