@@ -46,7 +46,7 @@ def take_launcher(
     settings: dict[str, Any] = OmegaConf.to_container(node, resolve=True)  # type: ignore[assignment]
     if "_target_" in settings:
         return others, None  # Hydra's own basic launcher: jobs run here
-    from ..config.schema import SlurmLauncher
+    from ..config.schema_launch import SlurmLauncher
     from ..config.validate import check_node
 
     check_node(settings, SlurmLauncher, "hydra.launcher")

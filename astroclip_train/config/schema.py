@@ -7,39 +7,12 @@ signature, so that a new encoder, objective or head needs no line here. A traili
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-__all__ = ["STAGES", "AtLeast", "Between", "Config", "Partial", "Target"]
+from .constraints import AtLeast, Between, Count, Fraction, Partial, Positive, Target
+from .schema_launch import Sweep
+
+__all__ = ["STAGES", "Config"]
 
 
-@dataclass(frozen=True)
-class Target:
-    """A node with `_target_`; `supplied` are the arguments that the program adds."""
-
-    supplied: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class AtLeast:
-    """A lower bound of a number."""
-
-    low: float
-
-
-@dataclass(frozen=True)
-class Between:
-    """Bounds of a number, both allowed unless `open_low`."""
-
-    low: float
-    high: float
-    open_low: bool = False
-
-
-class Partial:
-    """`Annotated[Schema, Partial]`: any subset of the keys."""
-
-
-Count = Annotated[int, AtLeast(0)]
-Positive = Annotated[int, AtLeast(1)]
-Fraction = Annotated[float, Between(0, 1)]
 Encoder = Annotated[dict, Target(("length",))]
 Pooling = Annotated[dict, Target(("n_tokens", "width"))]
 Head = Annotated[dict, Target(("in_features", "labels"))]
@@ -69,44 +42,6 @@ class Run:
     """Whether a SLURM job that is warned of its end queues itself again; auto does where scontrol is found."""
     evaluate: bool = True
     """Whether the stages are evaluated on test objects when they are trained; the trials of a sweep are not."""
-
-
-@dataclass
-class SlurmLauncher:
-    """How `-m hydra/launcher=slurm` submits; null leaves a choice to the cluster."""
-
-    partition: str | None
-    """Queue."""
-    account: str | None
-    """Who pays."""
-    qos: str | None
-    """Quality of service."""
-    constraint: str | None
-    """Features of the nodes."""
-    nodes: Positive
-    """Machines of one job."""
-    tasks_per_node: Positive
-    """Ranks on each, one per device."""
-    gpus_per_node: Count
-    """GPUs of each."""
-    cpus_per_task: Positive
-    """Cores of a rank."""
-    mem_gb: Positive | None
-    """Memory of a node."""
-    timeout_min: Positive
-    """Time limit."""
-    signal_delay_s: Positive
-    """How long before it the job is warned."""
-    array_parallelism: Positive
-    """Jobs that run at once."""
-    setup: list[str]
-    """Shell lines before the job."""
-    options: dict[str, Any]
-    """Further sbatch options."""
-    common_first: bool
-    """Whether stages that all jobs share are trained first, once."""
-    wait: bool
-    """Whether the command waits for its jobs."""
 
 
 @dataclass
@@ -391,52 +326,6 @@ class Evaluation:
     """Resamplings for each error."""
     report: bool = True
     """Whether report.html is written."""
-
-
-@dataclass
-class Pruner:
-    """When a trial that does worse than others is stopped early."""
-
-    name: Literal["none", "median", "hyperband"] = "none"
-    """median: worse than the median of the others at the same step; hyperband: successive halving in brackets."""
-    startup_trials: Count = 5
-    """Finished trials before the median stops any."""
-    warmup_steps: Count = 0
-    """Steps of a trial before it can be stopped; for hyperband the smallest budget."""
-    reduction: Annotated[int, AtLeast(2)] = 3
-    """hyperband: one trial in so many goes on at each rung."""
-
-
-@dataclass
-class Sweep:
-    """A search over configurations by one validation metric; no key of it enters the identity of a run."""
-
-    kind: Literal["grid", "random", "optuna"]
-    """Every combination, independent draws, or tree-structured Parzen estimators."""
-    metric: str | None = None
-    """Validation metric of a stage, e.g. align.val_loss or heads.<task>__<input>.val_loss."""
-    direction: Literal["minimize", "maximize"] = "minimize"
-    """Whether less or more of it is better."""
-    space: dict[str, Any] = None  # type: ignore[assignment]
-    """Key -> list of values, or {low, high, log, step, int}."""
-    n_trials: Positive | None = None
-    """Trials in all, failed and pruned ones included; null is the whole grid."""
-    seed: Count = 0
-    """Trial i is a function of the seed and of the trials before it."""
-    startup_trials: Count = 10
-    """optuna: random trials before the model of the metric is used."""
-    workers: Positive = 1
-    """Trials trained at once by this command; the same command elsewhere adds its own."""
-    max_failures: Count = 5
-    """Failed trials beyond which the sweep stops."""
-    pruner: Pruner = None  # type: ignore[assignment]
-    """When bad trials are stopped early."""
-    storage: str | None = None
-    """Optuna storage; null is a journal file in the sweep's folder, safe for several workers and on NFS."""
-    name: str | None = None
-    """Folder name; null makes one of kind, metric and a hash of what is searched."""
-    evaluate: bool = True
-    """Whether the selected trial is evaluated on test objects at the end."""
 
 
 @dataclass

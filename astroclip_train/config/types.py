@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from .schema import AtLeast, Between
+from .constraints import AtLeast, Between
 
 __all__ = ["accepts", "expected", "unwrap"]
 

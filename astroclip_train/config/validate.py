@@ -9,8 +9,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from ..errors import ConfigError
 from . import rules
+from .constraints import Partial, Target
 from .messages import closest, listing
-from .schema import STAGES, Config, Partial, Target
+from .schema import STAGES, Config
 from .types import accepts, expected, unwrap
 
 __all__ = ["check_node", "validate", "validate_structure"]

@@ -52,10 +52,8 @@ def standardise(
         z (b, l), 0 at bad pixels; its weight (b, l) as in `Tokens`, None without ivar and mask; μ (b,); s
         (b,).
     """
-    if fixed:
-        return _fixed(x, ivar, mask)
     if ivar is None and mask is None:
-        std, mean = torch.std_mean(x, dim=-1)
+        mean, std = _constants(x) if fixed else torch.std_mean(x, dim=-1)[::-1]
         std = std.clamp_min(STD_FLOOR)
         return (x - mean[:, None]) / std[:, None], None, mean, std
     good = torch.isfinite(x)
@@ -65,9 +63,12 @@ def standardise(
         good = good & (ivar > 0)
     count = good.sum(-1)
     clean = torch.where(good, x, 0.0)
-    mean = clean.sum(-1) / count.clamp_min(1)
+    mean, std = _constants(x)
+    if not fixed:
+        mean = clean.sum(-1) / count.clamp_min(1)
     centred = torch.where(good, clean - mean[:, None], 0.0)
-    std = (centred.square().sum(-1) / (count - 1).clamp_min(1)).sqrt().clamp_min(STD_FLOOR)
+    if not fixed:
+        std = (centred.square().sum(-1) / (count - 1).clamp_min(1)).sqrt().clamp_min(STD_FLOOR)
     weight = good.to(x.dtype)
     if ivar is not None:
         signal = torch.where(good, ivar, 0.0) * std[:, None].square()
@@ -75,21 +76,10 @@ def standardise(
     return centred / std[:, None], weight, mean, std
 
 
-def _fixed(
-    x: Tensor, ivar: Tensor | None, mask: Tensor | None
-) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
+def _constants(x: Tensor) -> tuple[Tensor, Tensor]:
+    """The fixed μ and s of every spectrum, each (b,)."""
     mean, std = (torch.full_like(x[:, 0], value) for value in FIXED)
-    z = (x - FIXED[0]) / FIXED[1]
-    if ivar is None and mask is None:
-        return z, None, mean, std
-    good = torch.isfinite(x)
-    if mask is not None:
-        good = good & mask
-    weight = good.to(x.dtype)
-    if ivar is not None:
-        signal = torch.where(good & (ivar > 0), ivar, 0.0) * FIXED[1] ** 2
-        weight = weight * (signal / (1 + signal))
-    return torch.where(weight > 0, z, 0.0), weight, mean, std
+    return mean, std
 
 
 class Tokenizer(nn.Module):

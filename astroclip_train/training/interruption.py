@@ -52,11 +52,6 @@ class Interruption:
                 signal.signal(number, self._handle)
         return self
 
-    def hold(self) -> None:
-        """Takes them back from a library that installed handlers of its own."""
-        if self._pid == os.getpid():
-            self.install()
-
     def ignore(self) -> None:
         """Later signals cannot spoil the exit code, not even while the interpreter is taken down."""
         if self._pid == os.getpid() and threading.current_thread() is threading.main_thread():

@@ -66,7 +66,6 @@ class Keeper(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Restores optimiser, average and user callbacks; Lightning has built the optimiser by now."""
         s = self.job.settings
-        self.job.interruption.hold()  # Lightning has just installed handlers of its own
         if s.ema_decay:
             self.ema = WeightAverage(self.job.system, s.ema_decay)
         if self.state:
