@@ -183,6 +183,11 @@ def _tasks(name: str, stage: Mapping[str, Any]) -> None:
             raise ConfigError(
                 f"{key}.finetune=true needs inputs <modality>.single, not {listing(node['inputs'])}."
             )
+        aligned = next((t for t in node["inputs"] if ".aligned" in t), None)
+        if node.get("augment") and aligned:
+            raise ConfigError(
+                f"{key}.augment needs inputs .raw or .single, not {aligned}: aligned embeddings are made once."
+            )
         if node.get("lora") and not node.get("finetune"):
             raise ConfigError(
                 f"{key}.lora needs {key}.finetune=true: it says how the encoder is trained along."

@@ -267,6 +267,8 @@ class Task:
     """null takes the stage's."""
     scheduler: Scheduler | None = None
     """null takes the stage's."""
+    augment: Annotated[dict, Target()] | None = None
+    """Random changes of the training spectra: more noise, small shifts."""
     lora: Lora | None = None
     """With `finetune`: low-rank updates instead of all weights."""
     per_input: dict[str, Any] | None = None

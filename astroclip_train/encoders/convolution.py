@@ -3,7 +3,7 @@
 Axes: b batch, n tokens (positions after pooling), l pixels, d width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -16,12 +16,21 @@ from .tokenizer import standardise
 __all__ = ["ConvEncoder"]
 
 
-class _Stage(nn.Sequential):
-    """Convolution, GELU and, with `pool`, halving by the maximum of two neighbours: (b, c, l) -> (b, d, l')."""
+_NORMS: dict[str, Callable[[int], list[nn.Module]]] = {
+    "none": lambda width: [],
+    "batch": lambda width: [nn.BatchNorm1d(width)],
+    "layer": lambda width: [nn.GroupNorm(1, width)],
+}
 
-    def __init__(self, channels: int, width: int, kernel: int, stride: int, pool: bool) -> None:
+
+class _Stage(nn.Sequential):
+    """Convolution, norm, GELU and, with `pool`, halving by the maximum of two neighbours: (b, c, l) -> (b, d, l')."""
+
+    def __init__(
+        self, channels: int, width: int, kernel: int, stride: int, pool: bool, norm: str = "none"
+    ) -> None:
         conv = nn.Conv1d(channels, width, kernel, stride, padding=kernel // 2)
-        super().__init__(conv, nn.GELU(), *([nn.MaxPool1d(2)] if pool else []))
+        super().__init__(conv, *_NORMS[norm](width), nn.GELU(), *([nn.MaxPool1d(2)] if pool else []))
 
 
 class ConvEncoder(Encoder):
@@ -38,6 +47,8 @@ class ConvEncoder(Encoder):
         stride: of the first convolution, or one number for each stage.
         pool: halve after each stage by maximum pooling; without it only strides shorten the spectrum.
         normalise: see above.
+        norm: after each convolution `"batch"`, `"layer"` (over positions and channels) or `"none"`.
+        clip: standardised pixels further out than this are moved there: cosmic rays and bad columns. None keeps all.
         batches: training batches over which pixel statistics are averaged.
 
     Raises:
@@ -57,10 +68,13 @@ class ConvEncoder(Encoder):
         pool: bool = True,
         normalise: str = "pixel",
         batches: int = 200,
+        norm: str = "none",
+        clip: float | None = None,
     ) -> None:
         super().__init__()
         self.length, self.width, self.batches, self.pool = length, channels[-1], batches, pool
-        self.normalise = choose("normalise", normalise, ("pixel", "object"))
+        self.normalise, self.clip = choose("normalise", normalise, ("pixel", "object")), clip
+        choose("norm", norm, tuple(_NORMS))
         strides = (stride,) + (1,) * (len(channels) - 1) if isinstance(stride, int) else tuple(stride)
         kernels = (kernel,) * len(channels) if isinstance(kernel, int) else tuple(kernel)
         if not len(strides) == len(kernels) == len(channels):
@@ -70,7 +84,7 @@ class ConvEncoder(Encoder):
             )
         inputs = (1, *channels[:-1])
         stages = zip(inputs, channels, kernels, strides, strict=True)
-        self.stages = nn.ModuleList(_Stage(c, d, k, step, pool) for c, d, k, step in stages)
+        self.stages = nn.ModuleList(_Stage(c, d, k, step, pool, norm) for c, d, k, step in stages)
         n = length
         for k, step in zip(kernels, strides, strict=True):
             n = ((n + 2 * (k // 2) - k) // step + 1) // (2 if pool else 1)
@@ -100,7 +114,7 @@ class ConvEncoder(Encoder):
                 self._follow(x, good)
             scale = (self.square - self.centre.square()).mean().clamp_min(1e-12).sqrt()
             z = torch.where(good, x - self.centre.to(x.dtype), 0.0) / scale.to(x.dtype)
-        h = z[:, None]
+        h = (z if self.clip is None else z.clamp(-self.clip, self.clip))[:, None]
         for stage in self.stages:
             h = stage(h)
         return h.transpose(1, 2)

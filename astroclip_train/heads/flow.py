@@ -58,7 +58,7 @@ def coupling_flow(
         "shapes": [(bins,), (bins,), (bins - 1,)],
         "hidden_features": tuple(hidden),
     }
-    device = torch.get_default_device()
+    device = torch.empty(0).device  # torch 2.6 does not tell of a `with torch.device(...)` otherwise
     with torch.device("cpu"):  # zuko looks at its masks, which a meta tensor does not allow
         layers = [ElementWiseTransform(features, **spline)]
         number, bits = torch.arange(features), max((features - 1).bit_length(), 1)

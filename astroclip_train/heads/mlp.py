@@ -76,7 +76,8 @@ class MLPHead(Head):
             None takes every feature by itself.
         dropout: after each hidden layer.
         heteroscedastic, beta: see above.
-        error: `"mse"` or `"huber"` (quadratic within one standard deviation), without heteroscedasticity.
+        error: `"mse"`, `"l1"`, which a few wrong labels move less, or `"huber"` (quadratic within one standard
+            deviation); with heteroscedasticity `"l1"` is the Laplace likelihood, whose width is mean |y − ŷ|.
     """
 
     axes: Tensor
@@ -99,7 +100,7 @@ class MLPHead(Head):
         if self.components is not None:
             self.register_buffer("axes", torch.eye(in_features)[:, : self.components])
         self.heteroscedastic, self.beta = heteroscedastic, beta
-        self.error = choose("error", error, ("mse", "huber"))
+        self.error = choose("error", error, ("mse", "l1", "huber"))
         self.trunk, last = perceptron(self.components or in_features, widths, norm, dropout, activation)
         self.output = nn.Linear(last, len(self.labels) * (1 + heteroscedastic))
 
@@ -138,11 +139,14 @@ class MLPHead(Head):
         mean, log_width = self(features)
         target = target.to(mean.dtype)
         if log_width is not None:
-            chi2 = ((mean - target) / log_width.exp()).square()
+            far = (mean - target).abs() / log_width.exp()
             if not self.training:
-                chi2 = chi2.clamp_max(_OUTLIER**2)
-            terms = 0.5 * chi2 + log_width
-            terms = terms * (2 * self.beta * log_width.detach()).exp()
+                far = far.clamp_max(_OUTLIER)
+            terms = (far if self.error == "l1" else 0.5 * far.square()) + log_width
+            power = self.beta * (1 if self.error == "l1" else 2)  # at 1 every label pulls the mean alike
+            terms = terms * (power * log_width.detach()).exp()
+        elif self.error == "l1":
+            terms = (mean - target).abs()
         elif self.error == "huber":
             terms = F.huber_loss(mean, target, reduction="none")
         else:
@@ -155,7 +159,8 @@ class MLPHead(Head):
     ) -> Prediction:
         mean, log_width = self(features)
         scale = self.label_std.to(mean)
-        std = None if log_width is None else log_width.exp() * scale
+        spread = 2**0.5 if self.error == "l1" else 1.0  # σ of a Laplace distribution over its mean deviation
+        std = None if log_width is None else spread * log_width.exp() * scale
         return Prediction(mean * scale + self.label_mean.to(mean), std)
 
     @classmethod

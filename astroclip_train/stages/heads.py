@@ -137,12 +137,20 @@ class HeadsStage(Stage):
         system = HeadSystem(
             head, pools, lookups, encoders=encoders, modalities={p.name: p.modality for p in parts},
             encoder_rate=node.get("encoder_rate") or 1.0, layer_decay=node.get("layer_decay") or 1.0,
+            **self._augmentation(node, [p for p in parts if p.name not in encoders]),
         )  # fmt: skip
         if node.get("init"):
             self._initialise(system, node["init"], name)
         else:
             self._statistics(system, parts)
         return system, plans
+
+    def _augmentation(self, node: dict[str, Any], frozen: list[InputPart]) -> dict[str, Any]:
+        """What changes training spectra, and the encoders that must see the changed ones."""
+        if not node.get("augment"):
+            return {}
+        encoders = {p.name: self.bank.encoder(p.modality)[0] for p in frozen if p.kind == "single"}
+        return {"augment": build(node["augment"]), "frozen": encoders, "seed": self.context.seed}
 
     def _encoder(self, label: str, node: dict[str, Any], part: InputPart) -> tuple[nn.Module, dict[str, Any]]:
         if node.get("finetune"):

@@ -172,6 +172,9 @@ class HeadSystem(System):
         encoders: part name -> encoder that is trained along (fine-tuning, or from scratch for a raw baseline).
         modalities: part name -> modality, for the encoders.
         encoder_rate: factor on the learning rate of encoders; `layer_decay` below it.
+        frozen: part name -> frozen encoder, run on the changed spectra of training where `augment` is given.
+        augment: called as augment(batch, modality, seed, epoch, stream) -> batch, on training batches only.
+        seed: of what `augment` draws.
     """
 
     def __init__(
@@ -184,6 +187,9 @@ class HeadSystem(System):
         modalities: dict[str, str] | None = None,
         encoder_rate: float = 1.0,
         layer_decay: float = 1.0,
+        frozen: dict[str, nn.Module] | None = None,
+        augment: Callable[..., dict[str, Tensor]] | None = None,
+        seed: int = 0,
     ) -> None:
         super().__init__()
         self.head = head
@@ -193,6 +199,8 @@ class HeadSystem(System):
         self.lookups = _Opaque(lookups)
         self.modalities = dict(modalities or {})
         self.encoder_rate, self.layer_decay = encoder_rate, layer_decay
+        self.frozen = _Opaque({k: v.eval().requires_grad_(False) for k, v in (frozen or {}).items()})
+        self.augment, self.seed = augment, seed
 
     def parts(self) -> dict[str, nn.Module]:
         """`head`, `pools.<part>` and, when trained, `encoders.<part>`."""
@@ -211,13 +219,17 @@ class HeadSystem(System):
             own += layer_decayed(encoder, self.layer_decay, self.encoder_rate)
         return own
 
-    def features(self, batch: dict[str, Tensor]) -> Tensor:
-        """Pooled features of all parts, concatenated: (b, f)."""
+    def features(self, batch: dict[str, Tensor], changed: bool = False) -> Tensor:
+        """Pooled features of all parts, concatenated: (b, f); `changed` spectra are not those of any cache."""
         parts = []
         for name in self.names:
             key = _key(name)
             if key in self.encoders:
                 tokens = self.encoders[key](*encoder_inputs(batch, self.modalities[name]))
+            elif changed and name in self.frozen.value:
+                with torch.no_grad():
+                    encoder = self.frozen.value[name].to(batch["labels"].device)
+                    tokens = rounded(encoder(*encoder_inputs(batch, self.modalities[name])))
             else:
                 tokens = self.lookups.value[name](batch)
             parts.append(self.pools[key](tokens))
@@ -227,7 +239,11 @@ class HeadSystem(System):
         self, batch: dict[str, Tensor], *, epoch: Tensor | int, stream: str
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The head's loss; missing labels are NaN and carry no weight."""
-        return self.head.loss(self.features(batch), batch["labels"]), {}
+        changed = self.augment is not None and self.training
+        if self.augment is not None and changed:
+            for modality in dict.fromkeys(self.modalities.values()):
+                batch = self.augment(batch, modality, seed=self.seed, epoch=epoch, stream=stream)
+        return self.head.loss(self.features(batch, changed), batch["labels"]), {}
 
     def compilable(self) -> Sequence[nn.Module]:
         """The encoders that are trained."""

@@ -38,6 +38,7 @@ class Plan:
         stages: what a trial trains, so that the metric can be read.
         max_steps: of the fit that has the metric.
         folder: where the study is kept.
+        requeue: `run.requeue` of the command: whether a SLURM job that a warning ends is queued again.
     """
 
     settings: dict[str, Any]
@@ -49,6 +50,7 @@ class Plan:
     stages: list[str]
     max_steps: int
     folder: Path
+    requeue: str | bool = "auto"
 
     @property
     def n_trials(self) -> int:
@@ -135,7 +137,7 @@ def plan_of(overrides: Sequence[str], config_dirs: Sequence[str], allowed: Seque
     folder = Path(config["run"]["root"]) / str(config["experiment"] or "run") / f"{FOLDER_PREFIX}{name}"
     return Plan(
         settings, space, metric, base, list(config_dirs), list(allowed), stages,
-        _steps(metric, config), folder,
+        _steps(metric, config), folder, config["run"]["requeue"],
     )  # fmt: skip
 
 

@@ -13,7 +13,9 @@ from typing import Any
 from ..errors import AstroTrainError, ConfigError, RunError
 from ..files import write_json
 from ..training.claims import claimed
+from ..training.interruption import Interrupted, Interruption
 from ..training.progress import say
+from ..training.requeue import leave, own_job
 from ..training.run_dir import launch_id
 from .page import write_page
 from .plan import Plan, Prepare
@@ -62,7 +64,8 @@ class SweepRun:
         self.options += [f"--allow-target={p}" for p in plan.allowed]
         self.stop = threading.Event()  # leave as soon as possible
         self.enough = threading.Event()  # finish what runs, begin nothing
-        self.signal: int | None = None
+        self.interruption = Interruption()
+        self.interruption.requeue = plan.requeue
         self.error: BaseException | None = None
         self.launch = launch_id()
         self.seconds: list[float] = []
@@ -77,13 +80,20 @@ class SweepRun:
                 self._work()
                 if self.error is not None:
                     raise self.error
-                if self.signal is not None:
-                    name = signal.Signals(self.signal).name
-                    say(f"stopped by {name}; the same command goes on with the trials still owed.")
-                    return 128 + self.signal
+                if self.interruption.requested():
+                    return self._leave("the trials still owed")
                 return self._finish()
         finally:
             self.study.close()
+
+    def _leave(self, rest: str) -> int:
+        """Queues the sweep's own SLURM job again where a run would, see `training.requeue`."""
+        stop = Interrupted(self.interruption.signum)
+        code, what_now = leave(stop, self.interruption)
+        say(f"stopped by {stop}; the same command goes on with {rest}.")
+        if own_job() is not None:
+            say(what_now)
+        return code
 
     def _work(self) -> None:
         count = min(self.plan.settings["workers"], self.plan.n_trials)
@@ -99,7 +109,7 @@ class SweepRun:
         """A signal stops the trials, which save and stay owed."""
 
         def handle(number: int, frame: Any) -> None:
-            self.signal = number
+            self.interruption.received.append(number)
             self.stop.set()
 
         numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1]
@@ -257,9 +267,8 @@ class SweepRun:
                 lambda: None,
                 self.stop,
             )
-            if self.signal is not None:
-                say("stopped; the same command goes on with the evaluation of the selected trial.")
-                return 128 + self.signal
+            if self.interruption.requested():
+                return self._leave("the evaluation of the selected trial")
             if ending.code:
                 raise RunError(
                     f"the selected trial {best.number} could not be evaluated "

@@ -58,3 +58,20 @@ def test_a_chain_stops_where_a_stage_fails(cluster: Cluster) -> None:
     cluster.jobs += [first, second]
     assert cluster.wait(first, 120)["JobState"] == "FAILED"
     assert cluster.wait(second, 60)["JobState"] == "CANCELLED"  # SLURM removes what can never start
+
+
+def test_a_warned_sweep_is_queued_again_and_finishes_its_trials(cluster: Cluster) -> None:
+    """The signal reaches the sweep and its trial; the sweep alone queues the job again, and no trial is lost."""
+    words = ["-m", *LRS, "+sweep=grid", "sweep.metric=lrs.val_loss", "sweep.evaluate=false"]
+    rates = "stages.lrs.optimizer.lr=1e-4,3e-4,1e-3"
+    job = cluster.submit(TRAIN, *words, rates, options=(ONE_CORE,))
+    cluster.until(lambda: cluster.rows() > 1, 120, job)
+    cluster.run("scancel", "--signal=USR1", job)
+    assert cluster.wait(job, 300)["JobState"] == "COMPLETED", cluster.log(job)
+    told = cluster.log(job)
+    assert "stopped by SIGUSR1; the same command goes on with the trials still owed." in told
+    assert f"job {job} is queued again and goes on from there." in told
+    assert cluster.show(job)["Restarts"] == "1"
+    (sweep,) = cluster.folder.glob("runs/specclip/sweep-*")
+    assert json.loads((sweep / "best.json").read_text())["params"].keys() == {"stages.lrs.optimizer.lr"}
+    assert len(list(sweep.glob("trials/*/log.txt"))) == 3
