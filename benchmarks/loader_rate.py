@@ -1,6 +1,6 @@
 """Bytes per second of the loader beside one contiguous h5py read of the same bytes.
 
-    python benchmarks/loader_rate.py [--store FILE] [--samples 20000] [--batch 256] [--workers 2]
+    python benchmarks/loader_rate.py [--store FILE] [--samples 20000] [--batch 256] [--workers 2] [--rounds 15]
 
 The files are in the page cache, so that this measures the code and not the disk.
 """
@@ -54,6 +54,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=20000)
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=15)
     arguments = parser.parse_args()
     header()
     with tempfile.TemporaryDirectory() as folder:
@@ -79,7 +80,7 @@ def measure(store: Store, samples: np.ndarray, arguments: argparse.Namespace, wh
         "loader from memory": epoch(kept, samples, arguments.batch, 0),
     }
     print(f"\n{what}: {len(samples)} samples, {size:.0f} MB, batches of {arguments.batch}")
-    timings = alternated(functions)
+    timings = alternated(functions, arguments.rounds)
     reference = timings["one contiguous h5py read"].median
     for name, timing in timings.items():
         print(f"  {name:34s} {timing.rate(size, 'MB/s')}  {reference / timing.median:6.1%}")

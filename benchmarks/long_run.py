@@ -1,4 +1,4 @@
-"""How close an hour on two cores comes to the bound: the demo's raw CNN, raw MLP, frozen and fine-tuned encoder, trained longer.
+"""How close an hour on two cores comes to the bound: raw CNN, raw MLP, frozen and fine-tuned encoder, trained longer.
 
     python benchmarks/long_run.py [--root runs] [--factor 1.0] [--seed 0]
 

@@ -196,3 +196,19 @@ def test_convolution_centres_pixels_by_training_batches():
 def test_convolution_refuses_short_spectra():
     with pytest.raises(ConfigError, match="stages"):
         ConvEncoder(6, channels=(4, 4, 4, 4))
+
+
+@pytest.mark.parametrize("norm", ["batch", "layer"])
+def test_convolution_with_norm_and_clipped_pixels(norm):
+    """A cosmic ray of any height is one pixel at the clip; statistics of batches are not used in eval mode."""
+    torch.manual_seed(0)
+    encoder = ConvEncoder(length=80, channels=(4, 6), kernel=(9, 3), stride=(4, 2), pool=False, norm=norm, clip=5.0)
+    encoder = encoder.double()
+    x = torch.randn(16, 80, dtype=torch.float64)
+    encoder(x)
+    encoder.eval()
+    assert encoder(x).shape == (16, encoder.n_tokens, 6)
+    high, higher = x.clone(), x.clone()
+    high[:, 40], higher[:, 40] = 100.0, 1e6
+    assert torch.equal(encoder(high), encoder(higher))
+    assert torch.allclose(encoder(x)[:3], encoder(x[:3]))

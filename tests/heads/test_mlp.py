@@ -42,3 +42,22 @@ def test_one_far_object_does_not_decide_the_validation_loss() -> None:
     labels = far[:, :1].clamp(-3, 3)
     assert float(head.eval().loss(far, labels)) < 0.5 * 10**2
     assert float(head.train().loss(far, labels)) > 1e4
+
+
+def test_the_laplace_likelihood_and_its_width() -> None:
+    """−log p = |y − μ| / w + log w (+ log 2); the σ it states is √2 w."""
+    g = torch.Generator().manual_seed(0)
+    x, y = (torch.randn(30, k, generator=g, dtype=torch.float64) for k in (5, 2))
+    y[3, 1] = torch.nan
+    head = MLPHead(
+        5, ["a", "b"], widths=(8,), dropout=0.0, heteroscedastic=True, beta=0.0, error="l1", norm="none"
+    )
+    head = head.double()
+    head.prepare(x, y)
+    mean, log_width = (t.detach().numpy() for t in head(x))
+    target = ((y - head.label_mean) / head.label_std).numpy()
+    terms = np.abs(target - mean) / np.exp(log_width) + log_width
+    assert np.isclose(float(head.loss(x, y)), np.nanmean(terms))
+    std = head.eval().predict(x).std
+    assert std is not None
+    assert np.allclose(std.numpy(), np.sqrt(2) * np.exp(log_width) * head.label_std.numpy())
