@@ -189,7 +189,8 @@ def stage_identity(cfg: DictConfig, stage: str) -> dict[str, Any]:
     own = f"stages.{stage}."
     inherits = cfg["stages"][stage].get("dataset") is None
     shared = ["run.seed", "data.", "callbacks."]
-    if cfg["stages"][stage].get("_stage_") not in LABEL_FREE:
+    node = cfg["stages"][stage]
+    if node.get("_stage_") not in LABEL_FREE or (node.get("objective") or {}).get("regress"):
         shared.append("labels.")
     result = {k: v for k, v in chosen.items() if k.startswith(tuple(shared))}
     result |= {k.removeprefix(own): v for k, v in chosen.items() if k.startswith(own)}

@@ -13,6 +13,7 @@ from .schema_launch import Sweep
 __all__ = ["STAGES", "Config"]
 
 
+SIZES = ("n_tokens", "width", "length", "n_labels")  # of encoder and data, which an objective may need
 Encoder = Annotated[dict, Target(("length",))]
 Pooling = Annotated[dict, Target(("n_tokens", "width"))]
 Head = Annotated[dict, Target(("in_features", "labels"))]
@@ -78,6 +79,8 @@ class Weighted:
     """Its share in training."""
     dataset: Annotated[dict, Target()]
     """The dataset."""
+    labels: bool = True
+    """false hides its labels from this stage."""
 
 
 Datasets = Annotated[dict, Target()] | list[Weighted] | None
@@ -203,7 +206,7 @@ class Pretrain(Stage):
     """Which spectra."""
     encoder: Encoder = None  # type: ignore[assignment]
     """Signal to tokens."""
-    objective: Annotated[dict, Target(("encoder",))] = None  # type: ignore[assignment]
+    objective: Annotated[dict, Target(SIZES)] = None  # type: ignore[assignment]
     """What is minimised."""
     probe: Probe | None = None
     """Ridge and k-NN on labelled validation objects, rank, collapse."""

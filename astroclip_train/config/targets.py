@@ -10,7 +10,15 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from ..errors import AstroTrainError, ConfigError
 
-__all__ = ["allow_target", "allowed_prefixes", "arguments_of", "build", "check_arguments", "locate"]
+__all__ = [
+    "allow_target",
+    "allowed_prefixes",
+    "arguments_of",
+    "build",
+    "check_arguments",
+    "locate",
+    "with_sizes",
+]
 
 PREFIXES = (
     "astroclip_train.",
@@ -167,6 +175,14 @@ def arguments_of(factory: Callable[..., Any]) -> tuple[dict[str, inspect.Paramet
         if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and n not in ("self", "cls")
     }
     return named, any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+
+
+def with_sizes(node: Mapping[str, Any], encoder: Any, labels: Sequence[str]) -> dict[str, Any]:
+    """An objective's node completed by what its class takes of the encoder's sizes and the labels' number."""
+    named, _ = arguments_of(locate(node["_target_"], "objective"))
+    sizes = {n: getattr(encoder, n, None) for n in ("n_tokens", "width", "length")}
+    sizes["n_labels"] = len(labels)
+    return {**{n: v for n, v in sizes.items() if n in named and v is not None}, **node}
 
 
 def check_arguments(

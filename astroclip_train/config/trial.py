@@ -10,7 +10,7 @@ from torch import nn
 
 from ..errors import ConfigError
 from ..objectives.base import refuse_batch_norm
-from .targets import arguments_of, build, check_arguments, locate
+from .targets import arguments_of, build, check_arguments, locate, with_sizes
 from .types import accepts, expected
 
 __all__ = ["build_stages", "check_machine", "check_target"]
@@ -90,7 +90,8 @@ def build_stages(plain: Mapping[str, Any]) -> None:
             if built is not None:
                 encoders[name] = built
         if stage.get("objective") and not stage.get("encoders"):
-            objective = _build(stage["objective"], f"{where}.objective")
+            node = with_sizes(stage["objective"], encoders.get(name), plain["labels"]["names"])
+            objective = _build(node, f"{where}.objective")
             _masking(stage, where, encoders.get(name), objective)
         if isinstance(stage.get("heads"), Mapping):
             _alignment(stage, where, encoders)

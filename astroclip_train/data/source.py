@@ -47,6 +47,7 @@ class DataSource:
         require: "all" keeps samples that have all modalities, "any" those that have at least one.
         weights: shares of the stores in training (default: by size).
         block: samples that the sampler keeps together.
+        show_labels: for each store whether its labels are seen; those hidden are NaN.
         in_memory_mb: data up to this size are read whole on first use; batches are the same either way.
 
     Raises:
@@ -62,6 +63,7 @@ class DataSource:
         weights: Sequence[float] | None = None,
         block: int = 256,
         in_memory_mb: float = 2048,
+        show_labels: Sequence[bool] | None = None,
     ) -> None:
         self.stores = [stores] if isinstance(stores, Store) else list(stores)
         self.modalities = tuple(modalities)
@@ -80,6 +82,9 @@ class DataSource:
         self.label_units = {name: self._agreed_unit(name) for name in self.label_names}
         self.object_hash = np.concatenate([store.object_hash for store in self.stores])
         self._labels = self._all_labels()
+        for k, shown in enumerate(show_labels or ()):
+            if not shown:
+                self._labels[self._edges[k] : self._edges[k + 1]] = np.nan
 
     # What is there
 

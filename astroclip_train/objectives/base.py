@@ -19,7 +19,17 @@ Metrics = dict[str, Tensor]
 
 
 class EncoderObjective(nn.Module, ABC):
-    """Base class of the objectives that pretrain one encoder."""
+    """Base class of the objectives that pretrain one encoder.
+
+    Attributes:
+        uses_labels: whether `forward` is also given `labels` (b, k), NaN where unknown, and `prepare` is called with
+            those of the training objects before.
+    """
+
+    uses_labels: bool = False
+
+    def prepare(self, labels: Tensor) -> None:
+        """Takes the scale of the labels (n, k) from training objects."""
 
     @abstractmethod
     def n_uniforms(self, encoder: Encoder) -> int:

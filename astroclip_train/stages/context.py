@@ -76,7 +76,7 @@ class RunContext:
     def _open(self, node: Any, modalities: tuple[str, ...], require: str) -> DataSource:
         data = self.config["data"]
         members = node if isinstance(node, list) else [{"dataset": node, "weight": 1.0}]
-        stores, weights = [], []
+        stores, weights, shown = [], [], []
         for member in members:
             dataset = build(member["dataset"])
             paths = dataset.prepare(self.cache_root)
@@ -85,6 +85,7 @@ class RunContext:
             folds = getattr(dataset, "folds", None)
             stores.append(Store(paths, max_bad_fraction=data["max_bad_fraction"], folds=folds))
             weights.append(float(member.get("weight", 1.0)))
+            shown.append(bool(member.get("labels", True)))
         source = DataSource(
             stores,
             modalities=modalities,
@@ -92,6 +93,7 @@ class RunContext:
             require=require,
             weights=weights if len(stores) > 1 else None,
             block=data["block"],
+            show_labels=shown,
         )
         return source
 
@@ -102,7 +104,10 @@ class RunContext:
             DataError: the split is empty.
         """
         chosen = source.samples(split)
-        return chosen[: self.limit] if self.limit else chosen
+        if not self.limit:
+            return chosen
+        share = -(-self.limit // len(source.stores))  # of every store, so that none is empty
+        return np.concatenate([part[:share] for part in source.by_store(chosen)])
 
     # -- modules ----------------------------------------------------------------------------------------------------
 

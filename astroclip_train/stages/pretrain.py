@@ -1,7 +1,10 @@
-"""Pretraining of one encoder on one modality, without labels."""
+"""Pretraining of one encoder on one modality, without labels or with those that simulations have."""
 
 from typing import Any
 
+import torch
+
+from ..config.targets import with_sizes
 from ..distributed import is_main
 from ..training.probes import EmbeddingProbe
 from .base import Stage
@@ -23,9 +26,10 @@ class PretrainStage(Stage):
         modality, source = self.config["modality"], self.source
         node = with_length(self.config["encoder"], source, modality)
         encoder = self.context.build(self.name, "encoder", node)
-        objective_node = self.config["objective"]
-        extra = {"encoder": encoder} if objective_node.get("needs_encoder") else {}
-        objective = self.context.build(self.name, "objective", objective_node, **extra)
+        objective_node = with_sizes(self.config["objective"], encoder, source.label_names)
+        objective: Any = self.context.build(self.name, "objective", objective_node)
+        if objective.uses_labels:
+            objective.prepare(torch.from_numpy(source.labels(self.split("train"))))
         system = PretrainSystem(encoder, objective, modality, self.context.seed)
         settings = self.settings()
         result = self.fit(

@@ -55,7 +55,8 @@ class PretrainSystem(System):
         """The objective on the rows where the modality is present."""
         x, ivar, mask = encoder_inputs(batch, self.modality)
         draws = uniform(self.seed, epoch, batch["object"], self.objective.n_uniforms(self.encoder), stream)
-        return self.objective(self.encoder, x, ivar, mask, draws.to(torch.float32))
+        more = {"labels": batch["labels"]} if self.objective.uses_labels else {}
+        return self.objective(self.encoder, x, ivar, mask, draws.to(torch.float32), **more)
 
     def compilable(self) -> Sequence[nn.Module]:
         """The encoder."""

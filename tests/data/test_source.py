@@ -105,3 +105,12 @@ def test_bad_objects_are_written(make_store, tmp_path):
         "object_id,obs_id,modality,reason",
         "star 5,obs 5,lrs,fewer than half of its pixels are good",
     ]
+
+
+def test_hidden_labels_are_not_seen(make_store):
+    stores = [Store(make_store(name)) for name in ("simulated.h5", "observed.h5")]
+    data = DataSource(stores, modalities=("lrs",), labels=("teff",), show_labels=[True, False])
+    labelled = data.samples("train", labelled_only=True)
+    assert len(labelled)
+    assert labelled.max() < stores[0].n <= data.samples("train").max()
+    assert np.isnan(data.labels(np.arange(stores[0].n, data.total))).all()

@@ -202,7 +202,9 @@ def test_convolution_refuses_short_spectra():
 def test_convolution_with_norm_and_clipped_pixels(norm):
     """A cosmic ray of any height is one pixel at the clip; statistics of batches are not used in eval mode."""
     torch.manual_seed(0)
-    encoder = ConvEncoder(length=80, channels=(4, 6), kernel=(9, 3), stride=(4, 2), pool=False, norm=norm, clip=5.0)
+    encoder = ConvEncoder(
+        length=80, channels=(4, 6), kernel=(9, 3), stride=(4, 2), pool=False, norm=norm, clip=5.0
+    )
     encoder = encoder.double()
     x = torch.randn(16, 80, dtype=torch.float64)
     encoder(x)

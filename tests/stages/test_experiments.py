@@ -106,15 +106,12 @@ def test_unfrozen_alignment_and_token_masking_take_steps(tiny: Path) -> None:
 
 @pytest.mark.slow
 def test_real_lamost_experiment(shared_data: Path, tiny: Path) -> None:
+    """Preflight on the mixture of mock and real stars, then the whole of it."""
     file = shared_data / "lamost_afg" / "lamost_dr10_afg.h5"
-    page = command(
-        "astro-train",
-        "+experiment=lamost_parameters",
-        "scale=tiny",
-        f"dataset.path={file}",
-        "dataset.fold=3",
-        cwd=tiny,
-    )
+    words = ["+experiment=lamost_parameters", "scale=tiny", f"dataset.path={file}", "dataset.fold=3"]
+    plan = command("astro-train", *words, "run.preflight=true", cwd=tiny)
+    assert "heads/finetune on lrs.single" in plan
+    page = command("astro-train", *words, cwd=tiny)
     metrics = json.loads((tiny / page.strip().splitlines()[-1]).with_name("metrics.json").read_text())
     assert set(metrics["heads"]) == {"teff", "logg", "feh"}
     assert 400 < metrics["heads"]["feh"]["cnn"]["lrs.raw"]["all"]["n"] < 520

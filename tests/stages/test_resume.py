@@ -51,16 +51,26 @@ def rows(run: Path) -> int:
     return file.read_text().count("\n") if file.exists() else 0
 
 
-def kill_when(root: Path, target: int, *more: str) -> None:
-    """Starts the command and sends SIGKILL once metrics.csv has so many rows."""
+def end_when(root: Path, target: int, how: signal.Signals, *more: str) -> None:
+    """Starts the command and sends a signal once metrics.csv has so many rows; no process of it is left after."""
     process = start(root, *more)
     end = time.monotonic() + LIMIT
     while process.poll() is None and time.monotonic() < end:
         if (root / "specclip").exists() and rows(only_run(root)) >= target:
             break
         time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    process.send_signal(how)
+    process.communicate(timeout=LIMIT)  # ends when the last rank, which shares the pipe, has gone
+
+
+def compare(run: Path, whole: Path) -> None:
+    """Every loss and every prediction, bit for bit."""
+    assert (run / "metrics.csv").read_text() == (whole / "metrics.csv").read_text()
+    for file in sorted((whole / "predictions").glob("*.npz")):
+        mine, other = np.load(run / "predictions" / file.name), np.load(file)
+        for key in other.files:
+            same = np.array_equal(mine[key], other[key], equal_nan=other[key].dtype.kind == "f")
+            assert same, (file.name, key)
 
 
 @pytest.fixture(scope="module")
@@ -75,16 +85,20 @@ def test_killed_recipe_is_the_same_recipe(whole: Path, workers: int) -> None:
     root = whole.parents[1].parent / f"killed{workers}"
     choose = random.Random(workers)
     for target in sorted(choose.sample(range(3, total - 3), 4)):
-        kill_when(root, target, f"data.num_workers={workers}")
-    run = finish(root, f"data.num_workers={workers}")
-    assert (run / "metrics.csv").read_text() == (whole / "metrics.csv").read_text()
-    for file in sorted((whole / "predictions").glob("*.npz")):
-        mine, other = np.load(run / "predictions" / file.name), np.load(file)
-        for key in other.files:
-            assert np.array_equal(mine[key], other[key], equal_nan=other[key].dtype.kind == "f"), (
-                file.name,
-                key,
-            )
+        end_when(root, target, signal.SIGKILL, f"data.num_workers={workers}")
+    compare(finish(root, f"data.num_workers={workers}"), whole)
+
+
+@pytest.mark.slow
+def test_two_ranks_ended_by_every_signal_are_the_undisturbed_two_ranks(tmp_path: Path) -> None:
+    """kill -9 of the process that started the ranks, then SIGTERM and SIGUSR1 to it, with and without workers."""
+    pair = ("trainer.accelerator=cpu", "trainer.devices=2")
+    calm = finish(tmp_path / "calm", *pair)
+    total, root = rows(calm), tmp_path / "ended"
+    plan = [(signal.SIGKILL, 0), (signal.SIGTERM, 2), (signal.SIGUSR1, 0), (signal.SIGKILL, 2)]
+    for i, (how, workers) in enumerate(plan):
+        end_when(root, (i + 1) * total // 5, how, *pair, f"data.num_workers={workers}")
+    compare(finish(root, *pair), calm)
 
 
 @pytest.mark.slow
