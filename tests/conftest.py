@@ -1,6 +1,7 @@
 """Fixtures that all tests share."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -21,3 +22,12 @@ def shared_data() -> Path:
 def real_files() -> Path:
     """The few real survey files that come with the tests (tests/data/files/PROVENANCE.md)."""
     return Path(__file__).parent / "data" / "files"
+
+
+@pytest.fixture
+def browser(tmp_path: Path) -> list[str]:
+    """The beginning of a command line of headless Chromium, with a profile of its own."""
+    found = next((b for b in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if b), None)
+    if found is None:
+        pytest.skip("no Chromium is installed to open the page")
+    return [found, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]

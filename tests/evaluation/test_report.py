@@ -275,25 +275,13 @@ def test_compare(run, tmp_path):
 
 
 @pytest.mark.slow
-def test_report_in_a_browser(run, page, tmp_path):
-    browser = next(
-        (b for b in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if b), None
-    )
-    if browser is None:
-        pytest.skip("no Chromium is installed to open the report")
+def test_report_in_a_browser(run, page, tmp_path, browser):
     shot, address = tmp_path / "report.png", (run / "report.html").as_uri()
-    command = [
-        browser,
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        f"--user-data-dir={tmp_path / 'profile'}",
-    ]
     subprocess.run(
-        [*command, f"--screenshot={shot}", "--window-size=1200,6000", address], check=True, timeout=120
+        [*browser, f"--screenshot={shot}", "--window-size=1200,6000", address], check=True, timeout=120
     )
     dom = subprocess.run(
-        [*command, "--dump-dom", address], check=True, timeout=120, capture_output=True, text=True
+        [*browser, "--dump-dom", address], check=True, timeout=120, capture_output=True, text=True
     )
     assert len(re.findall("<img", dom.stdout)) == page.count("<img")
     from matplotlib.image import imread

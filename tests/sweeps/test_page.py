@@ -130,24 +130,12 @@ def test_another_folder_is_refused_with_the_sweeps_below_it(folder, tmp_path, ca
 
 
 @pytest.mark.slow
-def test_page_in_a_browser(folder, tmp_path):
-    browser = next(
-        (b for b in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if b), None
-    )
-    if browser is None:
-        pytest.skip("no Chromium is installed to open the page")
+def test_page_in_a_browser(folder, tmp_path, browser):
     model(["sweep", str(folder)])
-    command = [
-        browser,
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        f"--user-data-dir={tmp_path / 'profile'}",
-    ]
     shot = tmp_path / "sweep.png"
     address = (folder / "sweep.html").as_uri()
     subprocess.run(
-        [*command, f"--screenshot={shot}", "--window-size=1100,4000", address], check=True, timeout=120
+        [*browser, f"--screenshot={shot}", "--window-size=1100,4000", address], check=True, timeout=120
     )
     from matplotlib.image import imread
 
