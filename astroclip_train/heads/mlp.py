@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..distributed.collectives import global_mean
+from ..errors import ConfigError
 from ..registry import choose
 from .base import Head, Prediction
 
@@ -76,11 +77,13 @@ class MLPHead(Head):
             None takes every feature by itself.
         dropout: after each hidden layer.
         heteroscedastic, beta: see above.
+        log_labels: labels, all positive, of which the logarithm is regressed: errors of Teff grow with Teff.
         error: `"mse"`, `"l1"`, which a few wrong labels move less, or `"huber"` (quadratic within one standard
             deviation); with heteroscedasticity `"l1"` is the Laplace likelihood, whose width is mean |y − ŷ|.
     """
 
     axes: Tensor
+    logarithmic: Tensor
 
     def __init__(
         self,
@@ -94,8 +97,17 @@ class MLPHead(Head):
         error: str = "mse",
         activation: str = "relu",
         components: int | None = None,
+        log_labels: Sequence[str] = (),
     ) -> None:
         super().__init__(in_features, labels)
+        unknown = [name for name in log_labels if name not in self.labels]
+        if unknown:
+            raise ConfigError(
+                f"log_labels has {unknown[0]}, which is none of the labels {', '.join(self.labels)}."
+            )
+        self.log_labels = list(log_labels)
+        chosen = torch.tensor([name in log_labels for name in self.labels])
+        self.register_buffer("logarithmic", chosen, persistent=False)
         self.components = None if components is None else min(components, in_features)
         if self.components is not None:
             self.register_buffer("axes", torch.eye(in_features)[:, : self.components])
@@ -119,8 +131,16 @@ class MLPHead(Head):
         scores = (features - self.feature_mean.to(features.dtype)) @ self.axes.to(features.dtype)
         return scores.clamp(-_FAR, _FAR)
 
+    def scaled(self, labels: Tensor) -> Tensor:
+        """Labels (b, k), the logarithm of those in `log_labels`; not positive ones count as missing."""
+        positive = torch.where(labels > 0, labels, torch.nan)
+        return torch.where(self.logarithmic, positive.log(), labels)
+
+    def standard_labels(self, labels: Tensor) -> Tensor:
+        return super().standard_labels(self.scaled(labels))
+
     def prepare(self, features: Tensor, labels: Tensor) -> None:
-        super().prepare(features, labels)
+        super().prepare(features, self.scaled(labels))
         if self.components is None:
             return
         x = (features - self.feature_mean).double()
@@ -134,8 +154,9 @@ class MLPHead(Head):
         self.axes.copy_(leading * signs * scale)
 
     def loss(self, features: Tensor, labels: Tensor) -> Tensor:
-        present = torch.isfinite(labels)
-        target = torch.where(present, self.standard_labels(labels), 0.0)
+        target = self.standard_labels(labels)
+        present = torch.isfinite(target)
+        target = torch.where(present, target, 0.0)
         mean, log_width = self(features)
         target = target.to(mean.dtype)
         if log_width is not None:
@@ -161,7 +182,13 @@ class MLPHead(Head):
         scale = self.label_std.to(mean)
         spread = 2**0.5 if self.error == "l1" else 1.0  # σ of a Laplace distribution over its mean deviation
         std = None if log_width is None else spread * log_width.exp() * scale
-        return Prediction(mean * scale + self.label_mean.to(mean), std)
+        answer = mean * scale + self.label_mean.to(mean)
+        if not self.log_labels:
+            return Prediction(answer, std)
+        answer = torch.where(self.logarithmic, answer.exp(), answer)
+        if std is not None:  # σ(y) = y σ(ln y)
+            std = torch.where(self.logarithmic, answer * std, std)
+        return Prediction(answer, std)
 
     @classmethod
     def example(cls) -> "MLPHead":

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..config.fingerprint import fingerprint
 from ..config.targets import build
@@ -214,6 +215,10 @@ class HeadsStage(Stage):
             pool = system.pools[part.name.replace(".", "__")]
             if isinstance(pool, Pool) and part.name in system.lookups.value:
                 pool.fit([system.lookups.value[part.name](b) for b in batches])
+        # features of an encoder from scratch that normalises by the batch have their scale only in training mode
+        fresh = [m for m in system.encoders.modules() if isinstance(m, _BatchNorm)]
+        for module in fresh:
+            module.train()
         features = torch.cat([system.features(b) for b in batches])
         if not system.head.closed_form:
             system.head.prepare(features, torch.cat([b["labels"] for b in batches]))

@@ -1,8 +1,10 @@
 """The perceptron head's projection on principal axes."""
 
 import numpy as np
+import pytest
 import torch
 
+from astroclip_train.errors import ConfigError
 from astroclip_train.heads import MLPHead
 
 
@@ -61,3 +63,28 @@ def test_the_laplace_likelihood_and_its_width() -> None:
     std = head.eval().predict(x).std
     assert std is not None
     assert np.allclose(std.numpy(), np.sqrt(2) * np.exp(log_width) * head.label_std.numpy())
+
+
+def test_the_logarithm_of_a_label_is_regressed_and_its_error_propagated() -> None:
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(50, 4, generator=g, dtype=torch.float64)
+    y = torch.stack([(8.5 + 0.3 * x[:, 0]).exp(), x[:, 1]], dim=1)
+    y[7, 0] = -9999.0
+    head = MLPHead(
+        4, ["teff", "logg"], widths=(8,), dropout=0.0, heteroscedastic=True, norm="none", log_labels=["teff"]
+    ).double()
+    head.prepare(x, y)
+    logs = np.log(np.delete(y[:, 0].numpy(), 7))
+    assert np.allclose(head.label_mean.numpy(), [logs.mean(), y[:, 1].mean()])
+    mean, log_width = head.eval()(x)
+    answer = head.predict(x)
+    expected = (mean[:, 0] * logs.std(ddof=1) + logs.mean()).exp()
+    assert answer.std is not None
+    assert torch.allclose(answer.mean[:, 0], expected)
+    assert torch.allclose(answer.std[:, 0], expected * log_width[:, 0].exp() * logs.std(ddof=1))
+    y[7, 0] = torch.nan
+    without = head.loss(x, y)
+    y[7, 0] = -1.0
+    assert torch.equal(without, head.loss(x, y))
+    with pytest.raises(ConfigError, match="log_labels has mass"):
+        MLPHead(4, ["teff"], log_labels=["mass"])
