@@ -4,7 +4,9 @@ The generator is SplitMix64 (Steele, Lea and Flood 2014, doi:10.1145/2714064.266
 int64 tensors, so that the same bits come out on every device and for every batch size.
 """
 
+import functools
 import hashlib
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -44,6 +46,20 @@ def _mix(x: Tensor) -> Tensor:
     return x ^ _shift(x, 31)
 
 
+def _on_cpu(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Computes where there is float64 and returns float32 to a device, such as Apple's, that has none."""
+
+    @functools.wraps(function)
+    def draw(seed: int, epoch: int | Tensor, objects: Tensor, slots: int, stream: str = "") -> Tensor:
+        if objects.device.type != "mps":
+            return function(seed, epoch, objects, slots, stream)
+        epochs = epoch.cpu() if isinstance(epoch, Tensor) else epoch
+        return function(seed, epochs, objects.cpu(), slots, stream).float().to(objects.device)
+
+    return draw
+
+
+@_on_cpu
 def uniform(seed: int, epoch: int | Tensor, objects: Tensor, slots: int, stream: str = "") -> Tensor:
     """Uniform draws in [0, 1) with 53 random bits, float64.
 
@@ -65,6 +81,7 @@ def uniform(seed: int, epoch: int | Tensor, objects: Tensor, slots: int, stream:
     return _shift(bits, 11).to(torch.float64) * 2.0**-53
 
 
+@_on_cpu
 def normal(seed: int, epoch: int | Tensor, objects: Tensor, slots: int, stream: str = "") -> Tensor:
     """Standard normal draws of shape (b, slots), float64, by the inverse of the normal distribution function."""
     return torch.special.ndtri(uniform(seed, epoch, objects, slots, stream).clamp(2.0**-54, 1 - 2.0**-53))

@@ -7,7 +7,7 @@ from typing import Any
 from ..errors import ConfigError
 from .messages import closest, listing
 
-__all__ = ["check", "references"]
+__all__ = ["check", "for_input", "references"]
 
 KINDS = ("raw", "single", "aligned")
 
@@ -57,6 +57,8 @@ def _run(plain: Mapping[str, Any]) -> None:
 
 def _labels(labels: Mapping[str, Any]) -> None:
     names = labels["names"]
+    if not names:
+        raise ConfigError("labels.names is empty: name at least one label of the data, such as teff.")
     twice = next((n for n in names if names.count(n) > 1), None)
     if twice:
         raise ConfigError(f"labels.names has {twice} twice: name each label once.")
@@ -116,8 +118,11 @@ def _references(name: str, stage: Mapping[str, Any], stages: Mapping[str, Any]) 
 def _schedule(where: str, stage: Mapping[str, Any]) -> None:
     nodes = [(where, stage, stage["trainer"])]
     for task, node in (stage.get("tasks") or {}).items():
-        merged = {**stage["trainer"], **(node.get("trainer") or {})}
-        nodes.append((f"{where}.tasks.{task}", {**stage, **{k: v for k, v in node.items() if v}}, merged))
+        for text in [None, *(node.get("per_input") or {})]:
+            own = node if text is None else for_input(node, text)
+            key = f"{where}.tasks.{task}" + ("" if text is None else f".per_input.{text}")
+            merged = {**stage["trainer"], **(own.get("trainer") or {})}
+            nodes.append((key, {**stage, **{k: v for k, v in own.items() if v}}, merged))
     for key, node, trainer in nodes:
         steps, batch, parts = trainer["max_steps"], trainer["batch_size"], trainer["accumulate"]
         if batch % parts:
@@ -177,6 +182,11 @@ def _tasks(name: str, stage: Mapping[str, Any]) -> None:
                     f"{key} starts from task {origin}, which has no input {missing[0]}: "
                     f"add it to {where}.tasks.{origin}.inputs."
                 )
+        for text in node.get("per_input") or {}:
+            if text not in node["inputs"]:
+                near = closest(text, node["inputs"])
+                advice = f"did you mean {near}?" if near else f"its inputs are {listing(node['inputs'])}."
+                raise ConfigError(f"{key}.per_input has {text}, which is not an input of the task: {advice}")
         if node.get("head") is None and origin is None:
             raise ConfigError(f"{key} has neither head nor init: choose one with head@{key}.head=mlp.")
         if node.get("finetune") and any(not t.endswith(".single") or "+" in t for t in node["inputs"]):
@@ -215,3 +225,12 @@ def _input(text: str, key: str, where: str, stage: Mapping[str, Any]) -> None:
             raise ConfigError(
                 f"{key} has {part}, but {where}.aligned is not set: add {where}.aligned.from=STAGE."
             )
+
+
+def for_input(node: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """A task's configuration on one input, with what `per_input` changes there."""
+    changed = (node.get("per_input") or {}).get(name) or {}
+    return {
+        **node,
+        **{k: {**(node.get(k) or {}), **v} if isinstance(v, dict) else v for k, v in changed.items()},
+    }

@@ -10,10 +10,11 @@ from torch import nn
 
 from ..errors import ConfigError
 from ..objectives.base import refuse_batch_norm
+from .rules import for_input
 from .targets import arguments_of, build, check_arguments, locate, with_sizes
 from .types import accepts, expected
 
-__all__ = ["build_stages", "check_machine", "check_target"]
+__all__ = ["build_data", "build_stages", "check_machine", "check_target"]
 
 PRIMITIVE = (bool, int, float, str)
 
@@ -95,6 +96,75 @@ def build_stages(plain: Mapping[str, Any]) -> None:
             _masking(stage, where, encoders.get(name), objective)
         if isinstance(stage.get("heads"), Mapping):
             _alignment(stage, where, encoders)
+        _optimizer(stage["optimizer"], f"{where}.optimizer")
+        for task, node in (stage.get("tasks") or {}).items():
+            _task(node, f"{where}.tasks.{task}", stage, encoders, plain["labels"]["names"])
+
+
+def build_data(plain: Mapping[str, Any]) -> None:
+    """Makes the datasets, whose constructors read nothing, to see whether their values are possible.
+
+    Raises:
+        ConfigError: one refuses its arguments.
+    """
+    inherited = any(stage.get("dataset") is None for stage in plain["stages"].values())
+    nodes = [("dataset", plain["dataset"])] if inherited else []
+    for name, stage in plain["stages"].items():
+        own, key = stage.get("dataset"), f"stages.{name}.dataset"
+        if isinstance(own, list):
+            nodes += [(f"{key}.{i}.dataset", entry["dataset"]) for i, entry in enumerate(own)]
+        elif own:
+            nodes.append((key, own))
+    for key, node in nodes:
+        _construct(node, key)
+
+
+def _construct(node: Mapping[str, Any], key: str, **extra: Any) -> Any:
+    try:
+        return build(node, **extra)
+    except ConfigError as error:
+        text = str(error)
+        raise ConfigError(text if key in text else f"{key}: {text}") from error
+    except (ValueError, TypeError) as error:  # how torch and others refuse a value
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{key}: {reason.rstrip('.')}: correct that value.") from error
+
+
+def _optimizer(node: Mapping[str, Any], key: str) -> None:
+    _construct(node, key, params=[nn.Parameter(torch.zeros(1))])
+
+
+def _task(
+    node: Mapping[str, Any],
+    key: str,
+    stage: Mapping[str, Any],
+    encoders: Mapping[str, nn.Module],
+    labels: Sequence[str],
+) -> None:
+    """Head, encoder and pooling of a task on each of its inputs, with sizes where they are known."""
+    for name in node["inputs"]:
+        merged = for_input(node, name)
+        if merged.get("head"):
+            _build(merged["head"], f"{key}.head", in_features=16, labels=list(labels))
+        if merged.get("optimizer"):
+            _optimizer(merged["optimizer"], f"{key}.optimizer")
+        modality, _, kind = name.partition(".")
+        encoder: Any = None
+        if merged.get("encoder"):
+            lengths = [e.length for s, e in encoders.items() if s == modality or modality in s]
+            plan = merged["encoder"]
+            known = plan.get("length") or (lengths[0] if lengths else 1024)
+            encoder = _build({**plan, "length": known}, f"{key}.encoder")
+        elif kind == "single":
+            origin = (stage.get("encoders") or {}).get(modality)
+            named = origin if isinstance(origin, str) else (origin or {}).get("from")
+            encoder = encoders.get(str(named))
+        pooling = merged.get("pooling") or (stage.get("pooling") or {}).get(modality)
+        if encoder is not None and pooling:
+            where = (
+                f"{key}.pooling" if merged.get("pooling") else f"{key.split('.tasks.')[0]}.pooling.{modality}"
+            )
+            _build(pooling, where, n_tokens=encoder.n_tokens, width=encoder.width)
 
 
 def _heads_divide(node: Mapping[str, Any], key: str) -> None:

@@ -11,7 +11,7 @@ from ..errors import ConfigError
 from . import rules
 from .constraints import Partial, Target
 from .messages import closest, listing
-from .schema import STAGES, Config
+from .schema import STAGES, Config, Task
 from .types import accepts, expected, unwrap
 
 __all__ = ["check_node", "validate", "validate_structure"]
@@ -51,6 +51,7 @@ def validate(cfg: DictConfig) -> None:
     plain = _plain(cfg)
     trial.check_machine(plain)
     trial.build_stages(plain)
+    trial.build_data(plain)
 
 
 def check_node(node: Mapping[str, Any], schema: type, where: str) -> None:
@@ -82,6 +83,10 @@ def _check_stage(node: Any, where: str, found: Found) -> None:
             )
         raise ConfigError(f"{where}._stage_={kind} is not a kind of stage: {advice}")
     _check_dataclass(node, STAGES[kind], where, found)
+    for task, inner in (node.get("tasks") or {}).items():
+        for text in inner.get("per_input") or {}:  # as the task is on that input
+            merged = {k: v for k, v in rules.for_input(inner, text).items() if k != "per_input"}
+            _check_dataclass(merged, Task, f"{where}.tasks.{task}.per_input.{text}", found)
 
 
 def _check_dataclass(node: Any, schema: type, where: str, found: Found, partial: bool = False) -> None:

@@ -162,6 +162,8 @@ def _summary(inside: dict[str, Array], ranks: Array | None, nll: Array | None) -
         out |= {name: _mean(value), f"{name}_err": _error(value)}
     ece = np.nan if ranks is None else expected_calibration_error(ranks)
     out["ece"] = float(ece) if np.isfinite(ece) else None
+    if nll is not None:  # a truth to which the posterior gives no density at all
+        out["outside"] = int(np.isposinf(nll).sum())
     out |= (
         {"nll": None, "nll_err": None}
         if nll is None

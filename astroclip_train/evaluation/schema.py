@@ -109,6 +109,7 @@ _TRANSLATION = _object(
 
 _CALIBRATION_KEYS = {
     "n": _count("objects"),
+    "outside": _count("objects whose truth has no density at all; they are not in nll"),
     "ece": _number("mean |coverage - level| over central levels", 0, 0.5),
     **_with_errors(
         {

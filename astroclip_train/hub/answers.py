@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..data.grids import Grid
 from ..data.progress import track
-from ..errors import ConfigError
+from ..errors import ConfigError, DataError
 from .inputs import Inputs
 from .model import AstroModel, LabelPrediction, Spectra
 
@@ -94,19 +94,29 @@ def search_table(
     if kind == "single" and query.modalities != gallery.modalities:
         raise ConfigError("this model is not aligned, so it compares spectra of one modality only.")
     q, g = (embeddings(model, inputs, kind, batch_size) for inputs in (query, gallery))
-    q, g = torch.nan_to_num(q), torch.nan_to_num(g)
+    usable = np.flatnonzero((gallery.quality() == "good") & torch.isfinite(g).all(1).cpu().numpy())
+    if not len(usable):
+        raise DataError("every object of the gallery is bad: nothing can be found in it.")
+    asked = query.quality()
+    q, g = torch.nan_to_num(q), g[torch.from_numpy(usable)]
     wide = min(len(g), k + 50 if exclude_self else k)
     index, similarity = (t.numpy() for t in model.search(q, g, wide))
+    index = usable[index]
     names, objects = gallery.obs_id, gallery.object_id
     columns: dict[str, list[Any]] = {
-        n: [] for n in ("query_object_id", "query_obs_id", "rank", "object_id", "obs_id")
+        n: [] for n in ("query_object_id", "query_obs_id", "quality", "rank", "object_id", "obs_id")
     }
     values = []
     for row, (own, own_obs) in enumerate(zip(query.object_id, query.obs_id, strict=True)):
+        if asked[row] != "good":  # one row that says why, and no neighbours
+            for column, value in zip(columns.values(), (own, own_obs, asked[row], 0, "", ""), strict=True):
+                column.append(value)
+            values.append(np.nan)
+            continue
         kept = [j for j, i in enumerate(index[row]) if not (exclude_self and objects[i] == own)][:k]
         for rank, j in enumerate(kept, 1):
             i = index[row][j]
-            entry = (own, own_obs, rank, objects[i], names[i])
+            entry = (own, own_obs, asked[row], rank, objects[i], names[i])
             for column, value in zip(columns.values(), entry, strict=True):
                 column.append(value)
             values.append(similarity[row][j])

@@ -13,6 +13,7 @@ from ..distributed import is_main
 from ..errors import ConfigError
 from ..training.cache import FeatureCache, build_cache
 from ..training.probes import EmbeddingProbe, PairProbe
+from ..training.progress import say
 from .artefacts import oracle_pair, write_retrieval, write_spectra, write_translation
 from .base import Stage, sized
 from .systems import AlignSystem
@@ -148,7 +149,9 @@ def gaussian(flux: np.ndarray, mask: np.ndarray | None) -> tuple[torch.Tensor, t
 
 
 def check_grid(metadata: dict[str, Any], source: Any, modality: str, node: Any) -> None:
-    """Refuses an encoder that was trained on another grid, normalisation or frame than the data has.
+    """Refuses an encoder that was trained on another grid, medium or normalisation than the data has.
+
+    Another frame is told: velocities are then not what the encoder has learned to expect.
 
     Raises:
         ConfigError: they differ.
@@ -164,6 +167,10 @@ def check_grid(metadata: dict[str, Any], source: Any, modality: str, node: Any) 
                 f"{modality}: the encoder named by {node} was trained with {key} {trained[key]} but the data has "
                 f"{mine[key]}: convert the data alike, or train the encoder on it."
             )
+    if trained.get("frame") != mine.get("frame"):
+        say(
+            f"{modality}: encoder trained in the {trained.get('frame')} frame, data in the {mine.get('frame')} one."
+        )
 
 
 def token_cache(stage: Stage, modality: str, encoder: Any, node: Any) -> FeatureCache:
@@ -171,7 +178,14 @@ def token_cache(stage: Stage, modality: str, encoder: Any, node: Any) -> Feature
     source, context = stage.source, stage.context
     wanted = np.concatenate([stage.split(s) for s in ("train", "validation", "test")])
     key = fingerprint(
-        [stage._input_fingerprint(node), modality, source.content_hash, context.limit, wanted.tolist()]
+        [
+            stage._input_fingerprint(node),
+            node.get("which", "best"),
+            modality,
+            source.content_hash,
+            context.limit,
+            wanted.tolist(),
+        ]
     )
     return build_cache(
         lambda samples: stage.encode(encoder, source, modality, samples),

@@ -35,6 +35,8 @@ class RunContext:
 
     def __init__(self, config: DictConfig, run_dir: Any, limit: int | None = None) -> None:
         self.config: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+        for stage_node in self.config["stages"].values():
+            _name_references(stage_node)
         self.run_dir = run_dir
         self.limit = limit
         self.seed = int(self.config["run"]["seed"])
@@ -182,3 +184,13 @@ class RunContext:
         if folder.exists():
             say(f"{stage}: inputs or configuration changed, its old files are removed.")
             shutil.rmtree(folder)
+
+
+def _name_references(stage: dict[str, Any]) -> None:
+    """`encoders.lrs: NAME` and `aligned: NAME` are short for `{from: NAME, which: best}`."""
+    nodes = stage.get("encoders")
+    for holder, key in [(nodes, m) for m in nodes or {}] + [(stage, "aligned")]:
+        if isinstance(holder.get(key), str):
+            holder[key] = {"from": holder[key]}
+        if isinstance(holder.get(key), dict):
+            holder[key].setdefault("which", "best")

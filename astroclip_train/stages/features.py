@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..distributed.collectives import gather_rows, rank, world_size
 from ..errors import ConfigError
-from .align import AlignSystem, embed_samples, load_aligned, token_cache
+from .align import AlignSystem, check_grid, embed_samples, load_aligned, token_cache
 from .base import Stage
 
 __all__ = ["KINDS", "FeatureBank", "InputPart", "split_input"]
@@ -78,7 +78,10 @@ class FeatureBank:
 
     def encoder(self, modality: str) -> tuple[Any, dict[str, Any]]:
         """A fresh copy of the pretrained encoder and its architecture."""
-        module, architecture, _ = self.stage.context.encoder(self.encoder_node(modality), modality)
+        node = self.encoder_node(modality)
+        module, architecture, metadata = self.stage.context.encoder(node, modality)
+        if metadata.get("modalities"):
+            check_grid(metadata, self.stage.source, modality, node["from"])
         return module, architecture
 
     def lookup(self, part: InputPart) -> Callable[[dict[str, Tensor]], Tensor]:
@@ -123,6 +126,10 @@ class FeatureBank:
                         f"stages.{self.stage.name}.aligned is not set, which input {modality}.aligned needs: "
                         f"add stages.{self.stage.name}.aligned.from=align."
                     )
+                for m in self.stage.source.modalities:
+                    trained = context.reference(node)["metadata"]
+                    if m in trained.get("modalities", {}):
+                        check_grid(trained, self.stage.source, m, node["from"])
                 self._system = load_aligned(context, node, context.device)
             wanted = np.sort(np.concatenate([self.stage.split(s) for s in ("train", "validation", "test")]))
             table = torch.zeros(source.total, int(self._system.heads[modality].features))  # type: ignore[arg-type]
@@ -139,7 +146,8 @@ class FeatureBank:
         """Whether alignment used the very encoder whose tokens are cached."""
         nodes = self.stage.config.get("encoders") or {}
         align = self.stage.context.config["stages"].get(str(self.stage.config["aligned"]["from"]), {})
-        return modality in nodes and bool(align.get("frozen", False))
+        same = nodes.get(modality) == (align.get("encoders") or {}).get(modality)
+        return modality in nodes and same and bool(align.get("frozen", False))
 
     @torch.no_grad()
     def _embed(self, modality: str, wanted: np.ndarray) -> Tensor:

@@ -10,6 +10,8 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..config.fingerprint import fingerprint
+from ..config.keys import IDENTITY, classify
+from ..config.rules import for_input
 from ..config.targets import build
 from ..distributed import on_main
 from ..encoders import Pool
@@ -104,7 +106,7 @@ class HeadsStage(Stage):
     def _task(self, task: str, node: dict[str, Any], name: str) -> dict[str, Any]:
         node = for_input(node, name)
         folder = self._task_folder(task, name)
-        mark = fingerprint([self.fingerprint(), task, name, node])
+        mark = fingerprint([self.fingerprint(), task, name, _mathematics(node)])
         done = folder / "task.json"
         finished = on_main(lambda: _read(done, mark))
         if finished:
@@ -221,7 +223,8 @@ class HeadsStage(Stage):
             module.train()
         features = torch.cat([system.features(b) for b in batches])
         if not system.head.closed_form:
-            system.head.prepare(features, torch.cat([b["labels"] for b in batches]))
+            # the range of the labels is that of all objects, not of those whose features are averaged
+            system.head.prepare(features, torch.from_numpy(self.source.labels(self.labelled())))
         system.train()
 
     # -- fitting ------------------------------------------------------------------------------------------------------
@@ -298,6 +301,13 @@ class HeadsStage(Stage):
         return system.to(self.context.device).eval()
 
 
+def _mathematics(node: dict[str, Any]) -> dict[str, Any]:
+    """A task on one input without what changes no number: how often it is saved, and what differs on other inputs."""
+    trainer = node.get("trainer") or {}
+    kept = {k: v for k, v in trainer.items() if classify(f"stages.s.tasks.t.trainer.{k}") == IDENTITY}
+    return {**{k: v for k, v in node.items() if k != "per_input"}, "trainer": kept}
+
+
 def _read(done: Path, mark: str) -> dict[str, Any] | None:
     record = read_json(done) if done.exists() else {}
     return record if record.get("fingerprint") == mark else None
@@ -309,12 +319,3 @@ def load_into_adapted(encoder: nn.Module, state: dict[str, torch.Tensor]) -> Non
     for name, value in state.items():
         parent, _, leaf = name.rpartition(".")
         own[name if name in own else f"{parent}.linear.{leaf}"].copy_(value)
-
-
-def for_input(node: dict[str, Any], name: str) -> dict[str, Any]:
-    """A task's configuration on one input, with what `per_input` changes there."""
-    changed = (node.get("per_input") or {}).get(name) or {}
-    return {
-        **node,
-        **{k: {**(node.get(k) or {}), **v} if isinstance(v, dict) else v for k, v in changed.items()},
-    }

@@ -5,12 +5,17 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from ..config.rules import for_input
+
 __all__ = ["plan_row", "print_plan"]
 
 
 def plan_row(stage: Any, name: str, timing: dict[str, float], samples: dict[str, int]) -> dict[str, Any]:
     """One fit: its steps as configured and its time extrapolated from the second of two steps."""
-    node = stage.config["tasks"][name.split("__")[0]].get("trainer") or {} if name != stage.name else {}
+    node: dict[str, Any] = {}
+    if name != stage.name:
+        task, _, source = name.partition("__")
+        node = for_input(stage.config["tasks"][task], source).get("trainer") or {}
     trainer = {**stage.config.get("trainer", {}), **node}
     steps = int(trainer["max_steps"]) if timing.get("steps") else 0
     batch, tried = int(trainer["batch_size"]), stage.settings(node).batch_size

@@ -25,7 +25,8 @@ class PretrainStage(Stage):
         """Fits encoder and objective; the encoder's length is that of the data's grid."""
         modality, source = self.config["modality"], self.source
         node = with_length(self.config["encoder"], source, modality)
-        encoder = self.context.build(self.name, "encoder", node)
+        encoder: Any = self.context.build(self.name, "encoder", node)
+        source.check_grid(modality, int(encoder.length), f"stages.{self.name}.encoder")
         objective_node = with_sizes(self.config["objective"], encoder, source.label_names)
         objective: Any = self.context.build(self.name, "objective", objective_node)
         if objective.uses_labels:

@@ -51,7 +51,7 @@ def run(config: DictConfig, run_dir: Any) -> int:
             if is_main():
                 stage.source.write_bad_objects(stage.folder / "bad_objects.csv")
         wanted = context.config["run"]["evaluate"]
-        report = on_main(lambda: str((evaluate(context, chosen) if wanted else None) or context.path))
+        report = on_main(lambda: str((evaluate(context) if wanted else None) or context.path))
     if is_main():
         complete = wanted and all(_record(context, name) for name in context.config["stages"])
         run_dir.mark("finished" if complete else "partial")
@@ -83,8 +83,8 @@ def preflight(config: DictConfig, run_dir: Any) -> int:
     return 0
 
 
-def evaluate(context: RunContext, chosen: list[Stage]) -> Path | None:
-    """The final evaluation, once for each state of the stages: test metrics are computed here and nowhere else."""
+def evaluate(context: RunContext) -> Path | None:
+    """The final evaluation of every finished stage, once for each state of them: the only source of test metrics."""
     names = list(context.config["stages"])
     finished = {n: _record(context, n) for n in names}
     mark = fingerprint(
@@ -100,13 +100,15 @@ def evaluate(context: RunContext, chosen: list[Stage]) -> Path | None:
         return report if report.exists() else None
     start = time.perf_counter()
     say("evaluation on the test split")
-    for stage in chosen:
+    kinds = {n: context.config["stages"][n]["_stage_"] for n in names}
+    evaluated = [STAGES[kinds[n]](context, n) for n in names if finished[n]]
+    for stage in evaluated:
         stage.evaluate()
     timing = {n: r["timing"] for n, r in finished.items() if r}
     timing |= {f"{n}/{t}": v for n, r in finished.items() if r for t, v in r.get("tasks", {}).items()}
     timing["evaluation"] = {"seconds": time.perf_counter() - start}
     write_json(context.path / "timing.json", timing)
-    surveys = {info.survey for stage in chosen for info in stage.source.infos.values()}
+    surveys = {info.survey for stage in evaluated for info in stage.source.infos.values()}
     write_json(context.path / "data.json", {"surveys": sorted(surveys)})
     assemble(context.path, replicates=int(context.config["evaluation"]["bootstrap"]))
     if context.config["evaluation"].get("report", True):

@@ -7,6 +7,7 @@ import numpy as np
 
 from ...errors import DataError
 from ..grids import ANGSTROM, Grid
+from .catalogue import MISSING
 from .rows import Rows
 from .sources import Source
 from .spectrum import air_to_vacuum
@@ -171,7 +172,8 @@ def _rows(source: Source, layout: Layout, labels: dict, part: slice, total: int)
             raise DataError(
                 f"{source.path}: --labels {key} has shape {array.shape}, too few columns for {name}."
             )
-        values[name] = (array if index is None else array[:, index]).astype(np.float64)
+        column_values = (array if index is None else array[:, index]).astype(np.float64)
+        values[name] = np.where(np.isin(column_values, MISSING), np.nan, column_values)
     names = text["obs_id"] if layout.obs_id else _numbered(text["object_id"], source, part)
     split = text["split"] if layout.split else None
     rows = {layout.modality: arrays}
