@@ -28,6 +28,7 @@ def overrides(options: argparse.Namespace) -> list[str]:
         "~stages.xp", "~stages.align", "~stages.heads.encoders.xp", "stages.heads.aligned=null",
         "stages.heads.embeddings=[]", *[f"~{tasks}.{t}" for t in ("linear", "knn", "flow")],
         f"{tasks}.mlp.inputs=[lrs.raw,lrs.single]", f"~{tasks}.mlp.per_input",
+        f"{tasks}.cnn.inputs=[lrs.raw]", f"~{tasks}.cnn.per_input",
         f"stages.lrs.trainer.max_steps={steps['lrs']}",
     ]  # fmt: skip
     for task in ("mlp", "cnn", "finetune"):

@@ -31,7 +31,7 @@ for names in "${stages[@]}"; do
   after=()
   [ -z "$before" ] || after=("--dependency=afterok:$before" --kill-on-invalid-dep=yes)
   # shellcheck disable=SC2086 # options are words
-  before=$(sbatch --parsable --job-name="astro-$names" "${after[@]}" ${CHAIN_OPTIONS:-} ${!options:-} \
+  before=$(sbatch --parsable --job-name="astro-$names" ${after[@]+"${after[@]}"} ${CHAIN_OPTIONS:-} ${!options:-} \
     "${!script:-$here/train.sbatch}" "$@" "run.stages=[$names]")
   before=${before%%;*} # JOB;CLUSTER where there are several clusters
   echo "$names $before"

@@ -13,6 +13,7 @@ from typing import Any
 
 from ..config.compose import compose, normalise, sweep_parameters
 from ..config.fingerprint import fingerprint
+from ..distributed.geometry import find_geometry
 from ..errors import ConfigError
 from ..files import write_json
 from ..training.run_dir import RunDir, launch_id
@@ -77,9 +78,15 @@ def multirun(overrides: Sequence[str], config_dirs: Sequence[str] = (), allowed:
     from ..sweeps.plan import plan_of
     from .train import prepare
 
-    if int(os.environ.get("WORLD_SIZE") or 1) > 1 and "RANK" in os.environ:
+    geometry = find_geometry()
+    if geometry.world_size > 1:
+        how = (
+            "a step of one task, srun --ntasks=1"
+            if geometry.source == "slurm"
+            else "itself, without torchrun"
+        )
         raise ConfigError(
-            "-m under torchrun would start every job once per rank: start it by itself, without torchrun."
+            f"-m in {geometry.world_size} tasks would start every job once in each: start it by {how}."
         )
     overrides, launcher = take_launcher(overrides, config_dirs)
     plan = plan_of(overrides, config_dirs, allowed)

@@ -151,6 +151,7 @@ def _submit(
         "array_parallelism": settings["array_parallelism"],
         "setup": setup + list(settings["setup"]),
         "stderr_to_stdout": True,
+        "srun_args": ["--kill-on-bad-exit=1"],  # a task that fails ends the others, which would wait for it
         "additional_parameters": further,
         **{k: settings[k] for k in ("partition", "account", "qos", "constraint")},
     }

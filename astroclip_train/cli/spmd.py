@@ -16,7 +16,7 @@ from typing import Any
 from ..distributed.geometry import LAUNCHER, Geometry, check_geometry, machine_of
 from ..distributed.heartbeat import beat
 from ..distributed.launch import LOGS, launch, log_file
-from ..errors import AstroTrainError, RunError
+from ..errors import AstroTrainError, ConfigError, RunError
 from ._console import say
 
 __all__ = ["launch_ranks", "run_rank", "wanted_ranks"]
@@ -38,6 +38,8 @@ def wanted_ranks(cfg: Any, geometry: Geometry) -> int:
     machine = machine_of(cfg)
     check_geometry(geometry, machine)
     if geometry.world_size > 1 or geometry.source in ("torchrun", "slurm"):
+        if geometry.world_size == 1 and machine.devices == "auto" and machine.accelerator != "cpu":
+            _one_device_is_seen(geometry)
         return 1
     if machine.devices != "auto":
         return int(machine.devices)
@@ -46,6 +48,17 @@ def wanted_ranks(cfg: Any, geometry: Geometry) -> int:
     import torch
 
     return max(1, torch.cuda.device_count()) if torch.cuda.is_available() else 1
+
+
+def _one_device_is_seen(geometry: Geometry) -> None:
+    import torch
+
+    there = torch.cuda.device_count() if torch.cuda.is_available() else 1
+    if there > 1:
+        raise ConfigError(
+            f"trainer.devices=auto sees {there} GPUs, but {geometry.source} started one task: start {there} tasks, or "
+            "set trainer.devices=1."
+        )
 
 
 def launch_ranks(
@@ -72,8 +85,8 @@ def run_rank(run_dir: Any, geometry: Geometry) -> int:
     logs = Path(os.environ.get(LOGS, run_dir.path / "logs"))
     stack = Path(os.environ["ASTRO_TRAIN_BEAT"]).with_name(f"stack-{geometry.rank}") if geometry.source == "launcher" \
         else logs / f"rank-{geometry.rank}.stack"  # fmt: skip
-    with _own_log(geometry, logs), _lost_contact(geometry):
-        beat.start(run_dir.cfg["trainer"].get("stall_timeout"), stack)
+    with _own_log(geometry, logs) as terminal, _lost_contact(geometry):
+        beat.start(run_dir.cfg["trainer"].get("stall_timeout"), stack, f"rank {geometry.rank}", terminal)
         from ..distributed import group
 
         kind = group.check_devices(geometry, machine_of(run_dir.cfg))
@@ -148,7 +161,7 @@ def _check_sameness(run_dir: Any) -> None:
 def _own_log(geometry: Geometry, logs: Path) -> Any:
     """What ranks other than 0 print goes to a file of their own; their last word also to where it went before."""
     if geometry.rank == 0:
-        yield
+        yield 2
         return
     logs.mkdir(parents=True, exist_ok=True)
     handle = open(log_file(logs, geometry.rank), "a", buffering=1)  # noqa: SIM115 - it becomes our output
@@ -159,7 +172,7 @@ def _own_log(geometry: Geometry, logs: Path) -> Any:
     os.dup2(handle.fileno(), 1)
     os.dup2(handle.fileno(), 2)
     try:
-        yield
+        yield terminal
     except AstroTrainError as error:
         if geometry.source == "launcher":
             time.sleep(TELL)  # most errors meet all ranks, and then rank 0 tells it

@@ -55,9 +55,10 @@ def _main(argv: list[str]) -> int:
     if options.cfg:
         return _show(options)
     if options.multirun:
+        from .interruptible import interruptible
         from .multirun import multirun
 
-        return multirun(options.overrides, options.config_dir, options.allow_target)
+        return interruptible(multirun, options.overrides, options.config_dir, options.allow_target)
     if any(o.lstrip("+").startswith(("hydra/launcher=", "hydra.launcher.")) for o in options.overrides):
         raise ConfigError(
             "hydra/launcher submits the jobs of a sweep: add -m, or use sbatch slurm/train.sbatch."
@@ -149,12 +150,19 @@ def single(overrides: Sequence[str], config_dirs: Sequence[str] = (), allowed: S
         return run_rank(run_dir, geometry)
     check(run_dir)
     if run_dir.preflight:
+        from ..distributed.geometry import machine_of
+        from ..distributed.group import check_devices
         from ..stages.runner import preflight
 
+        check_devices(geometry, machine_of(run_dir.cfg))
         with run_dir:
             return preflight(run_dir.cfg, run_dir)
     with run_dir:  # the lease is taken before the seconds that importing torch takes
+        from ..distributed.geometry import machine_of
+        from ..distributed.group import check_devices
         from ..stages.runner import run
+
+        check_devices(geometry, machine_of(run_dir.cfg))
 
         return run(run_dir.cfg, run_dir)
 

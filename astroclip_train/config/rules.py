@@ -1,6 +1,6 @@
 """What fields of a configuration must say about each other: stage order, inputs, labels, schedules."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ def check(plain: Mapping[str, Any]) -> None:
         _schedule(f"stages.{name}", stage)
         _temperature(stage, f"stages.{name}")
         if "tasks" in stage:
-            _tasks(name, stage)
+            _tasks(name, stage, plain["labels"]["names"])
         if stage.get("heads") and stage.get("encoders"):
             _same_modalities(f"stages.{name}", stage)
 
@@ -161,7 +161,7 @@ def _same_modalities(where: str, stage: Mapping[str, Any]) -> None:
             raise ConfigError(f"{where}.encoders.{modality} has no head: add {where}.heads.{modality}.")
 
 
-def _tasks(name: str, stage: Mapping[str, Any]) -> None:
+def _tasks(name: str, stage: Mapping[str, Any], labels: Sequence[str]) -> None:
     where, tasks = f"stages.{name}", stage["tasks"]
     seen: list[str] = []
     for task, node in tasks.items():
@@ -197,6 +197,11 @@ def _tasks(name: str, stage: Mapping[str, Any]) -> None:
         if node.get("augment") and aligned:
             raise ConfigError(
                 f"{key}.augment needs inputs .raw or .single, not {aligned}: aligned embeddings are made once."
+            )
+        if (node.get("augment") or {}).get("shift") and "rv" in labels:
+            raise ConfigError(
+                f"{key}.augment.shift moves spectra by pixels but leaves labels as they are, and labels.names has rv: "
+                "take shift=0, or leave rv out."
             )
         if node.get("lora") and not node.get("finetune"):
             raise ConfigError(

@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..distributed.heartbeat import beat
 from ..errors import DataError
 from ..files import atomic_write
 from .progress import track
@@ -84,14 +85,19 @@ def _copy(path: Path, temporary: Path, size: int) -> None:
         blocks = -(-size // CHUNK) + 1
         for _ in track(range(blocks), blocks, f"stage {path.name}"):
             chunk = source.read(CHUNK)
+            beat(f"copy of {path.name}")
             read.update(chunk)
             sink.write(chunk)
         sink.flush()
         os.fsync(sink.fileno())
         if hasattr(os, "posix_fadvise"):  # what is compared shall come from the disk
             os.posix_fadvise(sink.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    written = hashlib.sha256()
     with open(temporary, "rb") as handle:
-        written = hashlib.file_digest(handle, "sha256")
+        while chunk := handle.read(CHUNK):
+            written.update(chunk)
+            os.utime(temporary)  # a sign of life for those who wait
+            beat(f"check of {path.name}")
     if written.digest() != read.digest() or temporary.stat().st_size != size:
         raise DataError(
             f"data.stage_to: the copy of {path} differs from it (was it being written, or is the disk of "
@@ -100,13 +106,15 @@ def _copy(path: Path, temporary: Path, size: int) -> None:
 
 
 def _await(copy: Path, path: Path) -> Path:
-    """Waits while the copy grows."""
-    seen, since = -1, time.monotonic()
+    """Waits while the copy grows or is compared."""
+    seen, since = (-1, 0.0), time.monotonic()
     while not copy.exists():
         parts = copy.parent.glob(f".{copy.stem}.*.tmp{copy.suffix}")
-        size = sum(_size(p) for p in parts)
-        if size != seen:
-            seen, since = size, time.monotonic()
+        found = [_status(p) for p in parts]
+        state = (sum(size for size, _ in found), max((when for _, when in found), default=0.0))
+        if state != seen:
+            seen, since = state, time.monotonic()
+            beat(f"waiting for the copy of {path.name}")
         elif time.monotonic() - since > PATIENCE:
             raise DataError(
                 f"data.stage_to: local rank 0 of this node did not copy {path} to {copy.parent}: see what it says."
@@ -115,11 +123,13 @@ def _await(copy: Path, path: Path) -> Path:
     return copy
 
 
-def _size(path: Path) -> int:
+def _status(path: Path) -> tuple[int, float]:
+    """Size and time of the last change; nothing where it has gone."""
     try:
-        return path.stat().st_size
+        found = path.stat()
     except OSError:
-        return 0
+        return 0, 0.0
+    return found.st_size, found.st_mtime
 
 
 def _local_rank() -> int:

@@ -24,6 +24,10 @@ class GlobalBatchNorm(_BatchNorm):
         """Normalises (b, c, …) over everything but channels."""
         if world_size() == 1 or not (self.training or self.running_mean is None):
             return super().forward(x)
+        kind = x.dtype
+        x = (
+            x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+        )  # sums of half precision are no sums
         axes = [i for i in range(x.ndim) if i != 1]
         shape = [1, -1] + [1] * (x.ndim - 2)
         count = sum_over_ranks(torch.tensor(float(x.numel() // max(1, x.shape[1])), device=x.device))
@@ -35,7 +39,7 @@ class GlobalBatchNorm(_BatchNorm):
         y = centred * torch.rsqrt(variance + self.eps).reshape(shape)
         if self.affine:
             y = y * self.weight.reshape(shape) + self.bias.reshape(shape)
-        return y
+        return y.to(kind)
 
     def _follow(self, mean: Tensor, variance: Tensor) -> None:
         tracked = cast(Tensor, self.num_batches_tracked)

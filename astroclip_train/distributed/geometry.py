@@ -100,6 +100,13 @@ def _many(first: Mapping[str, tuple[str, Any]]) -> bool:
     return first.get("devices", ("", 1))[1] != 1 or first.get("num_nodes", ("", 1))[1] != 1
 
 
+def usable_cores() -> int:
+    """Cores that this process may use: those of its job, not of the whole node."""
+    if hasattr(os, "sched_getaffinity"):
+        return max(1, len(os.sched_getaffinity(0)))
+    return os.cpu_count() or 1
+
+
 def find_geometry(environ: Mapping[str, str] | None = None) -> Geometry:
     """Reads the environment that a launcher left.
 
@@ -209,8 +216,13 @@ def check_geometry(geometry: Geometry, machine: Machine, environ: Mapping[str, s
             )
         return
     ranks = nodes * (1 if wanted == "auto" else int(wanted))
+    tasks = env.get("SLURM_NTASKS", "1")
+    if geometry.source == "single" and "SLURM_JOB_ID" in env and ranks == 1 and tasks not in ("", "1"):
+        raise ConfigError(
+            f"this is the batch shell of a job with {tasks} tasks, of which one process would use one: start with "
+            "srun astro-train … trainer.devices=TASKS_PER_NODE, or request --ntasks=1."
+        )
     if "SLURM_JOB_ID" in env and ranks > 1:
-        tasks = env.get("SLURM_NTASKS", "1")
         inside = geometry.source == "slurm"
         what = (
             "this srun step has one task"

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .geometry import LAUNCHER
+from .geometry import LAUNCHER, usable_cores
 from .heartbeat import BEAT_FILE, WAITING
 
 __all__ = ["LOGS", "launch", "log_file"]
@@ -90,7 +90,7 @@ class _Job:
                 "RANK": str(number), "WORLD_SIZE": str(ranks), "LOCAL_RANK": str(number),
                 "LOCAL_WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
             }  # fmt: skip
-            environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // ranks)))
+            environment.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // ranks)))
             command = [sys.executable, "-m", "astroclip_train.cli.train", *arguments]
             # a group of its own: Ctrl-C of the terminal reaches the ranks once, through us
             process = subprocess.Popen(command, env=environment, process_group=0)

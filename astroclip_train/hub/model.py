@@ -225,7 +225,7 @@ class AstroModel(nn.Module):
     def choose_predictor(
         self, modalities: list[str], head: str | None = None, source: str | None = None
     ) -> str:
-        """The predictor for these modalities: the one chosen on validation, else by kind of head and input.
+        """The predictor for these modalities: the one that metadata prefer, else by kind of head and input.
 
         Raises:
             ConfigError: none fits.

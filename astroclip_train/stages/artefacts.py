@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..data.mock.labels import LABELS
+from ..distributed.heartbeat import beat
 from ..evaluation.bounds import crb_of_store
 from ..evaluation.calibration import sample_pit, sample_quantiles
 from ..evaluation.retrieval import cross_retrieval, oracle_ranks
@@ -65,6 +66,7 @@ def write_predictions(
     generator = torch.Generator(device=device).manual_seed(seed)
     means, stds, quantiles, pits, densities = [], [], [], [], []
     for batch in source.loader(samples, 256, seed=0, shuffle=False):
+        beat(f"predictions of {task} on {name}")
         moved = {k: v.to(device) for k, v in batch.items()}
         features, labels = system.features(moved), moved["labels"]
         answer = system.head.predict(features, n_samples=n_samples, generator=generator)

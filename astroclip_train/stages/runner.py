@@ -8,6 +8,7 @@ from omegaconf import DictConfig
 
 from ..config.fingerprint import fingerprint
 from ..distributed import is_main, on_main
+from ..distributed.heartbeat import beat
 from ..evaluation.assemble import assemble
 from ..evaluation.report import render_report
 from ..files import read_json, write_json
@@ -103,7 +104,9 @@ def evaluate(context: RunContext) -> Path | None:
     kinds = {n: context.config["stages"][n]["_stage_"] for n in names}
     evaluated = [STAGES[kinds[n]](context, n) for n in names if finished[n]]
     for stage in evaluated:
+        beat(f"evaluation of {stage.name}")
         stage.evaluate()
+    beat("metrics and report")
     timing = {n: r["timing"] for n, r in finished.items() if r}
     timing |= {f"{n}/{t}": v for n, r in finished.items() if r for t, v in r.get("tasks", {}).items()}
     timing["evaluation"] = {"seconds": time.perf_counter() - start}

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from ..distributed.geometry import usable_cores
 from ..errors import AstroTrainError
 from ..files import read_json
 from ..training.claims import live_holder
@@ -18,7 +19,7 @@ from ..training.progress import say
 __all__ = ["Ending", "child_environment", "run_trial", "why"]
 
 POLL = 0.5  # seconds between looks at metrics.csv
-GRACE = 60.0  # seconds a process has to save and leave
+GRACE = 600.0  # seconds a process has to end its step and validation, save and leave
 LAUNCHER = (
     "RANK",
     "WORLD_SIZE",
@@ -57,7 +58,9 @@ def child_environment(launch: str, worker: int, workers: int, devices: int) -> d
     kept = {k: v for k, v in os.environ.items() if k not in LAUNCHER and not k.startswith(LAUNCHERS)}
     kept["ASTRO_TRAIN_LAUNCH"] = launch
     if workers > 1:
-        kept.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
+        given = kept.get("OMP_NUM_THREADS", "")
+        threads = int(given) if given.isdigit() else usable_cores()
+        kept["OMP_NUM_THREADS"] = str(max(1, threads // workers))
         visible = _gpus(kept)
         if visible:
             first = worker * devices

@@ -13,7 +13,7 @@ from typing import Any
 from ..errors import AstroTrainError, ConfigError, RunError
 from ..files import write_json
 from ..training.claims import claimed
-from ..training.interruption import Interrupted, Interruption
+from ..training.interruption import SIGNALS, Interrupted, Interruption
 from ..training.progress import say
 from ..training.requeue import leave, own_job
 from ..training.run_dir import launch_id
@@ -112,7 +112,7 @@ class SweepRun:
             self.interruption.received.append(number)
             self.stop.set()
 
-        numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1]
+        numbers = [signal.SIGINT, signal.SIGHUP, *SIGNALS]
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -246,8 +246,11 @@ class SweepRun:
             raise RunError(
                 f"no trial of {self.study.folder} has a value: see the reasons with astro-model sweep."
             )
-        with claimed(self.study.folder / "final.lease.json"):
-            return self._select(best)
+        try:
+            with claimed(self.study.folder / "final.lease.json", stop=self.stop.is_set):
+                return self._select(best)
+        except Interrupted:
+            return self._leave("the evaluation of the selected trial")
 
     def _select(self, best: Any) -> int:
         params = dict(best.params)

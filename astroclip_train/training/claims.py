@@ -6,7 +6,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ..distributed.heartbeat import beat
 from ..errors import RunError
+from .interruption import Interrupted
 from .lease import Lease, _read
 
 __all__ = ["claimed", "live_holder"]
@@ -16,7 +18,10 @@ POLL = 0.5
 
 @contextmanager
 def claimed(
-    path: Path, waiting: Callable[[dict[str, Any]], None] | None = None, poll: float = POLL
+    path: Path,
+    waiting: Callable[[dict[str, Any]], None] | None = None,
+    poll: float = POLL,
+    stop: Callable[[], bool] | None = None,
 ) -> Iterator[None]:
     """Holds the lease of a piece of work, after waiting for whoever does it now; a dead holder is passed over.
 
@@ -24,6 +29,10 @@ def claimed(
         path: the lease file.
         waiting: called once with the holder if there is one.
         poll: seconds between looks.
+        stop: asked at every look whether to give up.
+
+    Raises:
+        Interrupted: `stop` said so.
     """
     lease, waited = Lease(path), False
     while True:
@@ -34,6 +43,9 @@ def claimed(
             if not waited and waiting is not None:
                 waiting(_read(path)[0])
             waited = True
+            if stop is not None and stop():
+                raise Interrupted from None
+            beat("waiting for work that another process does")  # which is no stall, however long it takes
             time.sleep(poll)
     try:
         yield

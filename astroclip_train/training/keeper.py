@@ -72,6 +72,8 @@ class Keeper(pl.Callback):
             training = self.state["training"]
             optimizer = trainer.optimizers[0]
             optimizer.load_state_dict(shard_state(optimizer, training["optimizer"]))
+            if training.get("precision"):
+                trainer.precision_plugin.load_state_dict(training["precision"])
             if self.ema is not None:
                 self.ema.load_state_dict(training["ema"])
             for callback, saved in zip(self.job.callbacks, training["callbacks"], strict=True):
@@ -241,6 +243,7 @@ class Keeper(pl.Callback):
         training = {
             "optimizer": whole(trainer.optimizers[0].state_dict()),
             "ema": self.ema.state_dict() if self.ema is not None else None,
+            "precision": trainer.precision_plugin.state_dict(),  # the gradient scaler's, of 16-mixed
             "selection": self.selection.state_dict(),
             "throughput": self.throughput.state_dict(),
             "callbacks": [c.state_dict() for c in self.job.callbacks],

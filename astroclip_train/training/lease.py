@@ -93,6 +93,7 @@ class Lease:
             RunError: the lease is lost.
         """
         if self.lost or (self.held and _read(self.path)[0].get("token") != self.owner["token"]):
+            self.lost = True  # nothing of the new owner's is written any more
             raise RunError(
                 f"{self.path.parent} was taken over by another process while this one was suspended: "
                 "stop one of the two and start the same command again."

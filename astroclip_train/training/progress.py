@@ -3,21 +3,36 @@
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ..distributed.heartbeat import beat
 
-__all__ = ["Reporter", "say"]
+__all__ = ["Reporter", "keep_log", "say"]
 
 LINE_SECONDS = 10.0
 
 
+_log: list[Path] = []  # where lines are kept besides
+
+
 def say(message: str) -> None:
-    """One line for the user, on standard error, so that standard output stays for results."""
+    """One line for the user, on standard error, so that standard output stays for results; kept in the run's log."""
     print(message, file=sys.stderr, flush=True)
+    for path in _log:
+        with suppress(OSError), open(path, "a", encoding="utf-8") as handle:
+            handle.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')} {message}\n")
+
+
+def keep_log(path: Path | None) -> None:
+    """Lets `say` write to a file too; None ends that."""
+    _log.clear()
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _log.append(path)
 
 
 class Reporter:

@@ -23,6 +23,7 @@ from .environment import content_hashes, environment
 from .interruption import Interrupted, current
 from .lease import Lease
 from .metrics_log import MetricsLog
+from .progress import keep_log
 from .requeue import check_progress, own_job
 
 __all__ = ["RunDir", "default_name", "launch_id"]
@@ -246,7 +247,9 @@ class RunDir:
         check_progress(self.path, self.record.get("launches", []))
         self.path.mkdir(parents=True, exist_ok=True)
         self.lease.acquire()
+        self.record = self._read(self.generation) or self.record  # it may have been changed while we waited
         try:
+            keep_log(self.path / "logs" / "rank-0.log")
             write_text(self.path / "config.yaml", OmegaConf.to_yaml(self.cfg))
             write_text(self.path / "overrides.txt", "".join(f"{o}\n" for o in self.overrides))
             write_json(self.path / "environment.json", environment())
@@ -287,6 +290,7 @@ class RunDir:
             if status is not None and self.lease.held and not self.lease.lost:
                 self.mark(status)
         finally:
+            keep_log(None)
             self.lease.release()
             if self._temporary is not None:
                 self._temporary.cleanup()

@@ -20,7 +20,7 @@ def run(tmp_path, monkeypatch):
     with RunDir(compose(COMMAND), COMMAND) as run_dir:
         run_dir.metrics.write("lrs", 1, {"loss": 2.5})
     logs = run_dir.path / "logs"
-    logs.mkdir()
+    logs.mkdir(exist_ok=True)
     logs.joinpath("rank-1.log").write_text("".join(f"line {i}\n" for i in range(100)) + "api_key=abcdef\n")
     return run_dir.path
 
