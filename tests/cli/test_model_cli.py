@@ -71,7 +71,13 @@ def test_embed_search_and_translate(run, store_path, tmp_path):
     assert "star1" not in Table.read(out)["object_id"]
     across = ["--gallery", str(store_path), "--gallery-modality", "xp", "-k", "2"]
     assert main(["search", *common, *across]) == 0
-    assert len(Table.read(out)) == 48
+    found = Table.read(out)  # star3 is bad: it neither asks nor answers
+    assert len(found) == 23 * 2 + 1
+    refused = found[found["query_object_id"] == "star3"]
+    assert list(refused["rank"]) == [0]
+    assert refused["quality"][0] != "good"
+    assert np.isnan(refused["similarity"][0])
+    assert "star3" not in found["object_id"].filled("").tolist()
     assert main(["translate", *common]) == 0
     table = Table.read(out)
     assert table["flux"].shape == (24, 41)

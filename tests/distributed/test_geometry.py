@@ -79,6 +79,19 @@ def test_a_batch_shell_does_not_work_on_one_gpu_silently() -> None:
     with pytest.raises(ConfigError, match="nothing started ranks on other machines"):
         check_geometry(Geometry(), machine(2, 2), {})
     check_geometry(Geometry(), machine(2), {})
+    with pytest.raises(ConfigError, match="of which one process would use one: start with srun"):
+        check_geometry(find_geometry(env), machine(1), env)
+    check_geometry(find_geometry(one), machine(1), one)
+    check_geometry(Geometry(), machine(1), {"SLURM_JOB_ID": "1", "SLURM_NTASKS": "1"})
+
+
+def test_a_sweep_in_several_tasks_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    from astroclip_train.cli.multirun import multirun
+
+    for key, value in SRUN.items():
+        monkeypatch.setenv(key, value)
+    with pytest.raises(ConfigError, match="-m in 8 tasks would start every job once in each"):
+        multirun(["+experiment=specclip", "run.seed=1,2"])
 
 
 def test_one_group_serves_all_stages() -> None:

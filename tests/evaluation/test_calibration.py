@@ -81,6 +81,11 @@ def test_likelihood_is_joint_or_summed(posterior):
     assert summed["labels"]["b"]["nll"] == pytest.approx(expected[:, 1].mean())
     assert joint["nll"] == pytest.approx(4.0)
     assert joint["labels"]["b"]["nll"] is None
+    density = np.full(3000, -4.0)
+    density[:7] = -np.inf
+    joint = calibration_metrics(["a", "b"], truth, mean, std, log_prob=density)
+    assert joint is not None
+    assert (joint["nll"], joint["outside"]) == (pytest.approx(4.0), 7)
 
 
 def test_missing_truths_do_not_count_and_heads_without_errors_have_none(posterior):

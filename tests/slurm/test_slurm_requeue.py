@@ -66,6 +66,33 @@ def test_two_tasks_requeued_twice(cluster: Cluster, whole: Path) -> None:
     assert here.read_text() == there.read_text()
 
 
+def task_of(job: str, number: int) -> int:
+    """The process of a task of a job on this machine."""
+    wanted = {f"SLURM_JOB_ID={job}".encode(), f"SLURM_PROCID={number}".encode()}
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (entry / "cmdline").read_bytes().split(b"\0")
+            variables = set((entry / "environ").read_bytes().split(b"\0"))
+        except OSError:
+            continue
+        if wanted <= variables and any(b"astro-train" in word for word in words[:2]):
+            return int(entry.name)
+    raise AssertionError(f"job {job} has no task {number} here")
+
+
+def test_a_task_that_is_killed_ends_the_job_and_the_same_command_goes_on(cluster: Cluster) -> None:
+    options = (ONE_CORE, "--ntasks-per-node=2", "--gpus-per-node=0")
+    words = [*LRS, "stages.lrs.trainer.max_steps=40", "stages.lrs.trainer.checkpoint_every_steps=5"]
+    script = TRAIN.with_name("train_node.sbatch")
+    job = cluster.submit(script, *words, options=options)
+    cluster.until(lambda: cluster.rows() >= 7, 240, job)
+    os.kill(task_of(job, 1), signal.SIGKILL)
+    assert cluster.wait(job, 60)["JobState"] == "FAILED"
+    again = cluster.submit(script, *words, options=options)
+    assert cluster.wait(again)["JobState"] == "COMPLETED", cluster.log(again)
+    assert "goes on from step" in cluster.log(again)
+
+
 def test_a_time_limit_is_announced_and_the_job_goes_on(cluster: Cluster) -> None:
     """SLURM sends the signal between 40 s and 100 s before the end of the two minutes."""
     job = cluster.submit(TRAIN, *LONG, options=(ONE_CORE, "--time=2", "--signal=USR1@40"))

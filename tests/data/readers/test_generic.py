@@ -51,6 +51,13 @@ def run(arrays, tmp_path):
     return convert
 
 
+def test_codes_of_missing_labels_are_missing(run, arrays):
+    arrays["params"][3] = -9999.0
+    store = run("npz", flux="flux", wave="wave", labels="params:teff,logg")
+    assert np.isnan([store.labels["teff"][3], store.labels["logg"][3]]).all()
+    assert np.isfinite(store.labels["teff"]).sum() == N - 1
+
+
 @pytest.mark.parametrize("kind", ["hdf5", "npz"])
 def test_everything_arrives(run, arrays, kind):
     store = run(
