@@ -23,15 +23,16 @@ def say(message: str) -> None:
     """One line for the user, on standard error, so that standard output stays for results; kept in the run's log."""
     print(message, file=sys.stderr, flush=True)
     for path in _log:
-        with suppress(OSError), open(path, "a", encoding="utf-8") as handle:
-            handle.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')} {message}\n")
+        with suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open(path, "a", encoding="utf-8") as handle:
+                handle.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')} {message}\n")
 
 
 def keep_log(path: Path | None) -> None:
     """Lets `say` write to a file too; None ends that."""
     _log.clear()
     if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
         _log.append(path)
 
 

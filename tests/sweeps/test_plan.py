@@ -123,10 +123,12 @@ def test_a_sweep_file_of_ones_own(tmp_path):
 
 
 def test_ranks_do_not_start_sweeps_of_their_own(monkeypatch, capsys):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setenv("RANK", "1")
+    ranks = {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}
+    for name, value in {**ranks, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
     assert main(["-m", *BASE, "sweep.metric=align.val_loss", RATE]) == 2
-    assert "-m under torchrun would start every job once per rank" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "-m in 2 tasks would start every job once in each: start it by itself, without torchrun." in told
 
 
 def test_a_trial_has_its_own_process_group_and_its_share_of_the_machine(monkeypatch):
