@@ -55,6 +55,7 @@ def compute_metrics(files: RunFiles, replicates: int = 200, seed: int = 0) -> Tr
         "crb": crb,
         "retrieval": _retrieval(files),
         "translation": _translation(files, replicates, seed),
+        "information": _information(files),
         "calibration": _calibration(predictions),
         "timing": _timing(files.json("timing.json")),
     }
@@ -124,6 +125,16 @@ def _translation(files: RunFiles, replicates: int, seed: int) -> Tree:
         )
         if "unit" in a:
             tree[name]["unit"] = str(a["unit"])
+    return tree
+
+
+def _information(files: RunFiles) -> Tree:
+    tree: Tree = {}
+    for name, a in files.folder("information").items():
+        values = a["gain"][np.isfinite(a["gain"])]
+        if values.size:
+            error = float(values.std(ddof=1) / np.sqrt(values.size)) if values.size > 1 else None
+            tree[name] = {"batches": int(values.size), "gain": float(values.mean()), "gain_err": error}
     return tree
 
 

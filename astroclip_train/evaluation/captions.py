@@ -51,6 +51,11 @@ _TEXTS = {
     "translation": """
         χ² per pixel is 1 if only the noise of the observed spectrum is left. The rms of the mean
         spectrum is what a prediction without any input would leave.""",
+    "information": """
+        What a decoder says about the spectrum beyond a Gaussian of all training spectra with their
+        full covariance: E log q(x|z) − E log q₀(x) over test objects, the same normalised flux on
+        both sides. A lower bound on the information of the embedding, less what the Gaussian knows;
+        negative where the decoder knows less.""",
     "translated": """
         Objects at the 20th, 50th and 80th percentile of error. Above: observed and predicted;
         below: their difference between the lines of ± 1σ noise. Lines left in the difference are

@@ -248,7 +248,12 @@ def _retrieval(files: RunFiles, metrics: Tree) -> list[Block]:
 
 def _translation(files: RunFiles, metrics: Tree) -> list[Block]:
     found = files.folder("translation")
-    blocks = [_table(tables.translation_table(metrics), caption("translation"), "Residuals")]
+    blocks = [
+        _table(tables.translation_table(metrics), caption("translation"), "Residuals"),
+        _table(
+            tables.information_table(metrics), caption("information"), "Information gained by the decoders"
+        ),
+    ]
     for name, arrays in found.items():
         drawn = spectra_plots.translation_figure(name, arrays)
         blocks.append(_figure(drawn, caption("translated"), f"Examples, {name.replace('_to_', ' → ')}"))

@@ -209,6 +209,14 @@ def translation_table(metrics: Tree) -> Table | None:
     return table if table.rows else None
 
 
+def information_table(metrics: Tree) -> Table | None:
+    """Gains of the decoders over the Gaussian of all training spectra."""
+    table = Table(["decoder", "gain [nats per object]", "error"])
+    for name, t in (metrics.get("information") or {}).items():
+        table.rows.append([name.replace("_to_", " → "), number(t["gain"]), number(t.get("gain_err"), 2)])
+    return table if table.rows else None
+
+
 def timing_table(metrics: Tree) -> Table | None:
     """Seconds, rate, data wait, FLOPs utilisation and memory of each stage."""
     table = Table(["stage", "seconds", "steps", "samples/s", "data wait", "MFU", "peak memory [GB]"])

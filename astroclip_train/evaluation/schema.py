@@ -107,6 +107,14 @@ _TRANSLATION = _object(
     ("n", "rmse", "chi2"),
 )
 
+_INFORMATION = _object(
+    {
+        "batches": _count("batches of test objects"),
+        **_with_errors({"gain": _number("E log q(x|z) - E log q0(x) over a full-covariance Gaussian, nats")}),
+    },
+    ("batches", "gain"),
+)
+
 _CALIBRATION_KEYS = {
     "n": _count("objects"),
     "outside": _count("objects whose truth has no density at all; they are not in nll"),
@@ -149,6 +157,7 @@ METRICS_SCHEMA: Schema = {
             "crb": _map("label", _map("modality", _CRB)),
             "retrieval": _map("<a>_to_<b>", _RETRIEVAL),
             "translation": _map("<a>_to_<b>", _TRANSLATION),
+            "information": _map("<a>_to_<b>", _INFORMATION),
             "calibration": _map("head", _map("input", _CALIBRATION)),
             "timing": _map("stage", _TIMING),
         },

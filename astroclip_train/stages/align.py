@@ -14,13 +14,14 @@ from ..errors import ConfigError
 from ..training.cache import FeatureCache, build_cache
 from ..training.probes import EmbeddingProbe, PairProbe
 from ..training.progress import say
-from .artefacts import oracle_pair, write_retrieval, write_spectra, write_translation
+from .artefacts import oracle_pair, write_information, write_retrieval, write_spectra, write_translation
 from .base import Stage, sized
 from .systems import AlignSystem
 
 __all__ = ["AlignStage", "load_aligned", "token_cache"]
 
 REFERENCE_OBJECTS = 8192
+INFORMATION_BATCH = 100  # objects; the scatter of the batches' means gives the error of a gain
 
 
 class AlignStage(Stage):
@@ -76,13 +77,19 @@ class AlignStage(Stage):
             full["bottleneck"] = self.config["bottleneck"]
         architecture["objective"] = full
         objective = self.context.build(self.name, "objective", full)
-        set_reference: Any = getattr(objective, "set_reference", None)
-        if set_reference is not None:
-            few = self.split("train")[:REFERENCE_OBJECTS]
-            for modality in self.modalities:
-                arrays = self.source.arrays(modality, few)
-                set_reference(modality, *gaussian(arrays["flux"], arrays.get("mask")))
+        self._set_reference(objective)
         return objective
+
+    def _set_reference(self, objective: Any) -> bool:
+        """Gives decoders the Gaussian of training spectra over which their gain is stated."""
+        set_reference: Any = getattr(objective, "set_reference", None)
+        if set_reference is None:
+            return False
+        few = self.split("train")[:REFERENCE_OBJECTS]
+        for modality in self.modalities:
+            arrays = self.source.arrays(modality, few)
+            set_reference(modality, *gaussian(arrays["flux"], arrays.get("mask")))
+        return True
 
     def _caches(self, encoders: dict[str, Any]) -> dict[str, FeatureCache]:
         return {m: token_cache(self, m, encoders[m], self.config["encoders"][m]) for m in encoders}
@@ -132,6 +139,21 @@ class AlignStage(Stage):
                 write_translation(self.context.path, self.source, gallery, query, other, predicted.cpu())
         for modality in (a, b):
             write_spectra(self.context.path, self.source, gallery, modality)
+        if self._set_reference(system.objective):
+            write_information(self.context.path, self._gains(system, gallery))
+
+    @torch.no_grad()
+    def _gains(self, system: AlignSystem, samples: np.ndarray) -> dict[str, list[float]]:
+        """Decoder -> its gain over the reference, in nats per object, for one batch of test objects after another."""
+        gains: dict[str, list[float]] = {}
+        for batch in self.source.loader(samples, INFORMATION_BATCH, seed=0, shuffle=False):
+            moved = {k: v.to(self.context.device) for k, v in batch.items()}
+            _, metrics = system.objective({m: system.embed(m, moved) for m in system.heads}, moved)
+            for key, value in metrics.items():
+                if "gain_" in key:
+                    kind, _, name = key.split("gain_")[-1].partition("_")
+                    gains.setdefault(f"{name}_to_{name}" if kind == "own" else name, []).append(float(value))
+        return gains
 
 
 def _embed(modality: str, system: AlignSystem, batch: dict[str, torch.Tensor]) -> torch.Tensor:

@@ -18,6 +18,7 @@ __all__ = [
     "oracle_pair",
     "write_crb",
     "write_embedding",
+    "write_information",
     "write_predictions",
     "write_retrieval",
     "write_spectra",
@@ -96,6 +97,12 @@ def write_crb(run: Path, source: Any, samples: np.ndarray) -> None:
         if sigma is not None:
             snr = _snr(source, samples, [name] if name in source.modalities else [])
             _save(run / "crb" / f"{name}.npz", labels=np.array(source.label_names), sigma=sigma, snr=snr)
+
+
+def write_information(run: Path, gains: dict[str, list[float]]) -> None:
+    """Gains of decoders in nats per object, one value for each batch of test objects: information/<decoder>.npz."""
+    for name, values in gains.items():
+        _save(run / "information" / f"{name}.npz", gain=np.array(values))
 
 
 def oracle_pair(

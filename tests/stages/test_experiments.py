@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from astroclip_train.evaluation.schema import validate_metrics
@@ -48,6 +49,7 @@ def test_whole_recipe_leaves_what_the_schema_promises(tiny: Path) -> None:
         assert 0 < metrics["retrieval"][way]["recall@10"] <= 1
         assert metrics["retrieval"][way]["oracle@10"] > metrics["retrieval"][way]["chance@10"]
         assert metrics["translation"][way]["rmse"] > 0
+        assert np.isfinite(metrics["information"][way]["gain"])
     for stage in ("lrs", "xp", "align", "heads"):
         assert metrics["timing"][stage]["samples_per_second"] > 0
     page = (run / "report.html").read_text()
