@@ -112,11 +112,7 @@ class Loader:
         workers, self._workers = self._workers, None
         iterator = getattr(workers, "_iterator", None)
         if iterator is not None:
-            processes = list(iterator._workers)
             iterator._shutdown_workers()
-            for process in processes:  # one that hangs in a read, and ignores SIGTERM like all of them
-                if process.is_alive():
-                    process.kill()
 
     def requests(self) -> Iterator[Request]:
         """The windows to read, from `start_batch` on."""
@@ -215,9 +211,9 @@ def _same(window: Any) -> Any:
 def _quiet_worker(_: int) -> None:
     """Signals to the group are the main process's business, which needs its workers until it has saved.
 
-    A worker ends when it is told to through its queue, or when its parent is gone. SLURM sends SIGTERM to all processes
-    of a step more than once, and a worker that died of it would end the main process in the middle of its saving.
+    A worker ends when it is told to through its queue, or when its parent is gone; a second SIGTERM ends it too.
     """
-    for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2"):
+    for name in ("SIGINT", "SIGUSR1", "SIGUSR2"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
