@@ -150,21 +150,25 @@ def single(overrides: Sequence[str], config_dirs: Sequence[str] = (), allowed: S
         return run_rank(run_dir, geometry)
     check(run_dir)
     if run_dir.preflight:
-        from ..distributed.geometry import machine_of
-        from ..distributed.group import check_devices
         from ..stages.runner import preflight
 
-        check_devices(geometry, machine_of(run_dir.cfg))
+        _check_device(geometry, run_dir)
         with run_dir:
             return preflight(run_dir.cfg, run_dir)
     with run_dir:  # the lease is taken before the seconds that importing torch takes
-        from ..distributed.geometry import machine_of
-        from ..distributed.group import check_devices
         from ..stages.runner import run
 
-        check_devices(geometry, machine_of(run_dir.cfg))
+        _check_device(geometry, run_dir)
 
         return run(run_dir.cfg, run_dir)
+
+
+def _check_device(geometry: Any, run_dir: Any) -> None:
+    """The one device, as ranks check theirs: it is there, and the installed torch has kernels for it."""
+    from ..distributed.geometry import machine_of
+    from ..distributed.group import check_devices
+
+    check_devices(geometry, machine_of(run_dir.cfg))
 
 
 def _say_finished(run_dir: Any) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 from ..errors import ConfigError
 from .messages import closest, listing
 
-__all__ = ["check", "for_input", "references"]
+__all__ = ["check", "dataset_nodes", "for_input", "references"]
 
 KINDS = ("raw", "single", "aligned")
 
@@ -65,25 +65,29 @@ def _labels(labels: Mapping[str, Any]) -> None:
 
 
 def _datasets(plain: Mapping[str, Any]) -> None:
-    nodes = [("dataset", plain["dataset"])]
     for name, stage in plain["stages"].items():
-        own = stage.get("dataset")
-        if isinstance(own, list):
-            if not own:
-                raise ConfigError(
-                    f"stages.{name}.dataset is an empty list: name a dataset, or null for the run's."
-                )
-            nodes += [(f"stages.{name}.dataset.{i}.dataset", entry["dataset"]) for i, entry in enumerate(own)]
-        elif own:
-            nodes.append((f"stages.{name}.dataset", own))
-    inherited = any(stage.get("dataset") is None for stage in plain["stages"].values())
-    for key, node in nodes:
-        if key == "dataset" and not inherited:
-            continue
+        if stage.get("dataset") == []:
+            raise ConfigError(
+                f"stages.{name}.dataset is an empty list: name a dataset, or null for the run's."
+            )
+    for key, node in dataset_nodes(plain):
         paths = node.get("path")
         for path in paths if isinstance(paths, list) else [paths] if isinstance(paths, str) else []:
             if not Path(path).exists():
                 raise ConfigError(f"{key}.path={path} does not exist{_neighbour(Path(path))}")
+
+
+def dataset_nodes(plain: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """(key, node) of every dataset that a stage reads; the run's own only where a stage inherits it."""
+    inherited = any(stage.get("dataset") is None for stage in plain["stages"].values())
+    nodes = [("dataset", plain["dataset"])] if inherited else []
+    for name, stage in plain["stages"].items():
+        own, key = stage.get("dataset"), f"stages.{name}.dataset"
+        if isinstance(own, list):
+            nodes += [(f"{key}.{i}.dataset", entry["dataset"]) for i, entry in enumerate(own)]
+        elif own:
+            nodes.append((key, own))
+    return nodes
 
 
 def _neighbour(path: Path) -> str:

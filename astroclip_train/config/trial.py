@@ -10,7 +10,7 @@ from torch import nn
 
 from ..errors import ConfigError
 from ..objectives.base import refuse_batch_norm
-from .rules import for_input
+from .rules import dataset_nodes, for_input
 from .targets import arguments_of, build, check_arguments, locate, with_sizes
 from .types import accepts, expected
 
@@ -107,15 +107,7 @@ def build_data(plain: Mapping[str, Any]) -> None:
     Raises:
         ConfigError: one refuses its arguments.
     """
-    inherited = any(stage.get("dataset") is None for stage in plain["stages"].values())
-    nodes = [("dataset", plain["dataset"])] if inherited else []
-    for name, stage in plain["stages"].items():
-        own, key = stage.get("dataset"), f"stages.{name}.dataset"
-        if isinstance(own, list):
-            nodes += [(f"{key}.{i}.dataset", entry["dataset"]) for i, entry in enumerate(own)]
-        elif own:
-            nodes.append((key, own))
-    for key, node in nodes:
+    for key, node in dataset_nodes(plain):
         _construct(node, key)
 
 

@@ -126,8 +126,8 @@ class FeatureBank:
                         f"stages.{self.stage.name}.aligned is not set, which input {modality}.aligned needs: "
                         f"add stages.{self.stage.name}.aligned.from=align."
                     )
+                trained = context.reference(node)["metadata"]
                 for m in self.stage.source.modalities:
-                    trained = context.reference(node)["metadata"]
                     if m in trained.get("modalities", {}):
                         check_grid(trained, self.stage.source, m, node["from"])
                 self._system = load_aligned(context, node, context.device)
