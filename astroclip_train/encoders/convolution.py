@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from ..distributed.collectives import sum_over_ranks
 from ..errors import ConfigError
 from ..registry import choose
 from .base import Encoder, grouped
@@ -97,11 +98,15 @@ class ConvEncoder(Encoder):
 
     @torch.no_grad()
     def _follow(self, x: Tensor, good: Tensor) -> None:
-        """Averages the pixels' mean and mean square over the first batches of training, then keeps them."""
-        count = good.sum(dim=0)
+        """Averages the pixels' mean and mean square over the first batches of training, then keeps them.
+
+        A batch is that of all ranks, so that every rank and every checkpoint has the same averages.
+        """
+        count = sum_over_ranks(good.sum(dim=0))
         rate = torch.where(self.seen < self.batches, 1.0 / (self.seen + 1), 0.0) * (count > 0)
         for average, values in ((self.centre, x), (self.square, x.square())):
-            mean = torch.where(good, values, 0.0).sum(dim=0) / count.clamp_min(1)
+            total = sum_over_ranks(torch.where(good, values, 0.0).sum(dim=0))
+            mean = total / count.clamp_min(1)
             average.lerp_(mean.to(average.dtype), rate.to(average.dtype))
         self.seen += 1
 

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import torch
+from registered import registered
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -105,7 +106,7 @@ def cases() -> dict[str, tuple]:
         "batch_norm": (lambda: head(MLPHead(67, list("abc"), (12, 6), norm="batch", dropout=0.0)), 13),
         "flow": (lambda: head(FlowHead(67, list("abc"), hidden=(8,), context=4, widths=(12,), dropout=0.0)), 13),
     }  # fmt: skip
-    return made
+    return {**made, **registered()}
 
 
 def head(module: nn.Module) -> HeadSystem:
