@@ -2,6 +2,7 @@
 
 import atexit
 import itertools
+import os
 import signal
 import warnings
 import weakref
@@ -56,6 +57,7 @@ class Loader:
         self.pin_memory = torch.cuda.is_available()
         self._windows = _Windows(source, sampler, rank, world_size)
         self._workers: DataLoader | None = None
+        self._end: weakref.finalize | None = None
 
     @property
     def batch_size(self) -> int:
@@ -96,34 +98,30 @@ class Loader:
             self._workers = DataLoader(
                 self._windows,
                 batch_size=None,
-                sampler=_Requests(self),
+                sampler=_Requests(self.sampler, self.start_batch, self.total_batches),
                 num_workers=self.num_workers,
                 collate_fn=_same,
                 worker_init_fn=_quiet_worker,
                 persistent_workers=True,
                 pin_memory=self.pin_memory,
             )
-            windows = iter(self._workers)
-        atexit.register(_close, weakref.ref(self))  # runs before torch's, which waits 5 s for every worker
+            windows: Any = iter(self._workers)
+        # holds the iterator: taken apart by the garbage collector in any order, it could not tell its workers to leave
+        self._end = weakref.finalize(self, _end_workers, os.getpid(), windows)
+        self._end.atexit = False
+        atexit.register(self._end)  # runs before torch's and multiprocessing's, which wait for every worker
         return windows
 
     def close(self) -> None:
         """Ends the workers; the next pass starts new ones."""
-        workers, self._workers = self._workers, None
-        iterator = getattr(workers, "_iterator", None)
-        if iterator is not None:
-            iterator._shutdown_workers()
+        end, self._end, self._workers = self._end, None, None
+        if end is not None:
+            end()
+            atexit.unregister(end)
 
     def requests(self) -> Iterator[Request]:
         """The windows to read, from `start_batch` on."""
-        number = self.start_batch
-        while self.total_batches is None or number < self.total_batches:
-            epoch, first = self.sampler.locate(number)
-            last = self.sampler.window_end(first)
-            if self.total_batches is not None:
-                last = min(last, first + self.total_batches - number)
-            yield epoch, first, last
-            number += last - first
+        return iter(_Requests(self.sampler, self.start_batch, self.total_batches))
 
     def _pinned(self, batch: Batch) -> Batch:
         return {k: v.pin_memory() for k, v in batch.items()} if self.pin_memory else batch
@@ -157,13 +155,20 @@ class _Windows(Dataset):
 
 
 class _Requests:
-    """The requests of a loader as a sampler, new for every pass."""
+    """The windows to read from a first batch on, anew for every pass; it knows no loader, which may be gone."""
 
-    def __init__(self, loader: Loader) -> None:
-        self.loader = loader
+    def __init__(self, sampler: BlockSampler, start: int, total: int | None) -> None:
+        self.sampler, self.start, self.total = sampler, start, total
 
     def __iter__(self) -> Iterator[Request]:
-        return self.loader.requests()
+        number = self.start
+        while self.total is None or number < self.total:
+            epoch, first = self.sampler.locate(number)
+            last = self.sampler.window_end(first)
+            if self.total is not None:
+                last = min(last, first + self.total - number)
+            yield epoch, first, last
+            number += last - first
 
 
 def make_loader(
@@ -194,10 +199,15 @@ def make_loader(
     return Loader(source, sampler, start_batch, total_batches, num_workers, rank, world_size)
 
 
-def _close(loader: "weakref.ref[Loader]") -> None:
-    alive = loader()
-    if alive is not None:
-        alive.close()
+def _end_workers(pid: int, windows: Any) -> None:
+    """Tells workers to leave; one that has not left some seconds later hangs in a read and is killed."""
+    if os.getpid() != pid:
+        return  # a fork of the process that has them
+    windows._shutdown_workers()
+    for worker in windows._workers:
+        if worker.is_alive():
+            worker.kill()
+            worker.join()
 
 
 def _finished(request: Request, window: "Future[Batch]") -> tuple[Request, Batch]:
@@ -211,9 +221,8 @@ def _same(window: Any) -> Any:
 def _quiet_worker(_: int) -> None:
     """Signals to the group are the main process's business, which needs its workers until it has saved.
 
-    A worker ends when it is told to through its queue, or when its parent is gone; a second SIGTERM ends it too.
+    A worker ends when it is told to through its queue, or when its parent is gone.
     """
-    for name in ("SIGINT", "SIGUSR1", "SIGUSR2"):
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))

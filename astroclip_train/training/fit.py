@@ -254,6 +254,8 @@ def _train(job: FitJob, module: TrainingModule, keeper: Keeper) -> None:
             trainer.fit(module, train_dataloaders=loader)
         finally:
             keeper.close()
+            if hasattr(loader, "close"):
+                loader.close()  # its workers, before the next fit has its own
     if trainer.interrupted or keeper.interrupted:
         raise KeyboardInterrupt
     if keeper.step < settings.max_steps and trainer.should_stop and not keeper.selection.stopped:

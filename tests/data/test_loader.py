@@ -1,9 +1,13 @@
 """The loader: the batch contract, any number of workers, exact positions, forks."""
 
+import gc
 import itertools
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -193,17 +197,53 @@ def test_a_source_used_before_works_in_a_new_process(paths, method):
     process.join()
 
 
-def test_workers_ignore_interrupts_and_end_when_told(paths):
+def test_workers_ignore_signals_and_end_when_told(paths):
     loader = source(paths).loader("train", 48, seed=3, num_workers=2)
     batches = iter(loader)
     next(batches)
     pids = [worker.pid for worker in loader._workers._iterator._workers]
-    for pid, number in itertools.product(pids, (signal.SIGINT, signal.SIGUSR1)):
+    for pid, number in itertools.product(pids, (signal.SIGINT, signal.SIGUSR1, signal.SIGTERM, signal.SIGTERM)):
         os.kill(pid, number)
     reference = copies(source(paths).loader("train", 48, seed=3), 40)
     all_same([next(batches) for _ in range(39)], reference[1:])
+    start = time.monotonic()
     loader.close()
+    assert time.monotonic() - start < 3  # torch waits 5 s for a worker that was not told
     assert not any(_alive(pid) for pid in pids)
+
+
+def test_workers_of_a_forgotten_loader_end_at_once(paths):
+    """In a cycle with its iterator, as Lightning's loops keep them."""
+    loader = source(paths).loader("train", 48, seed=3, num_workers=2)
+    batches = iter(loader)
+    next(batches)
+    pids = [worker.pid for worker in loader._workers._iterator._workers]
+    cycle = {"loader": loader, "batches": batches}
+    cycle["self"] = cycle
+    del loader, batches, cycle
+    start = time.monotonic()
+    gc.collect()
+    assert time.monotonic() - start < 3
+    assert not any(_alive(pid) for pid in pids)
+
+
+UNCLOSED = """
+import sys
+from astroclip_train.data.source import DataSource
+from astroclip_train.data.store import Store
+loader = DataSource([Store(p) for p in sys.argv[1:]]).loader("train", 48, num_workers=2)
+next(iter(loader))
+print(*[worker.pid for worker in loader._workers._iterator._workers])
+"""
+
+
+def test_program_that_closes_nothing_ends_at_once(paths):
+    start = time.monotonic()
+    command = [sys.executable, "-c", UNCLOSED, *map(str, paths)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert time.monotonic() - start < 20
+    assert done.stderr == ""
+    assert not any(_alive(int(pid)) for pid in done.stdout.split())
 
 
 def _alive(pid):
