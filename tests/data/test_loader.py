@@ -202,7 +202,9 @@ def test_workers_ignore_signals_and_end_when_told(paths):
     batches = iter(loader)
     next(batches)
     pids = [worker.pid for worker in loader._workers._iterator._workers]
-    for pid, number in itertools.product(pids, (signal.SIGINT, signal.SIGUSR1, signal.SIGTERM, signal.SIGTERM)):
+    for pid, number in itertools.product(
+        pids, (signal.SIGINT, signal.SIGUSR1, signal.SIGTERM, signal.SIGTERM)
+    ):
         os.kill(pid, number)
     reference = copies(source(paths).loader("train", 48, seed=3), 40)
     all_same([next(batches) for _ in range(39)], reference[1:])
