@@ -132,15 +132,14 @@ class Head(nn.Module, ABC):
         raise NotImplementedError(f"{type(self).__name__} is fitted in closed form")
 
     @abstractmethod
-    def predict(
-        self, features: Tensor, n_samples: int = 0, generator: torch.Generator | None = None
-    ) -> Prediction:
+    def predict(self, features: Tensor, n_samples: int = 0, noise: Tensor | None = None) -> Prediction:
         """All labels of features (b, f) in one pass.
 
         Arguments:
             features: shape (b, f).
             n_samples: posterior samples per object, by heads that have a posterior.
-            generator: source of the samples' randomness.
+            noise: standard normal numbers that samples are made of, (s, k) for all objects or (b, s, k); drawn
+                where they are not given.
         """
 
     def log_prob(self, features: Tensor, labels: Tensor) -> Tensor | None:

@@ -197,24 +197,25 @@ class FlowHead(Head):
         return torch.where(torch.isfinite(labels).all(dim=1), log_q, torch.nan)
 
     @torch.no_grad()
-    def sample(self, features: Tensor, n_samples: int, generator: torch.Generator | None = None) -> Tensor:
-        """Posterior samples (b, s, k) in the labels' units, always inside the bounds."""
-        k, batch = len(self.labels), max(self.chunk // n_samples, 1)
+    def sample(self, features: Tensor, n_samples: int, noise: Tensor | None = None) -> Tensor:
+        """Posterior samples (b, s, k) in the labels' units, always inside the bounds; `noise` as in `predict`."""
+        shape = (len(features), n_samples, len(self.labels))
+        if noise is None:
+            noise = torch.randn(shape, dtype=features.dtype, device=features.device)
+        noise, batch = noise.to(features).expand(shape), max(self.chunk // n_samples, 1)
         parts = []
-        for mu, triangle, context in zip(*(part.split(batch) for part in self._parts(features)), strict=True):
-            v = torch.randn(n_samples, len(mu), k, generator=generator, dtype=mu.dtype, device=mu.device)
-            u = self.flow(context).transform.inv(v).permute(1, 0, 2)
+        chunks = (part.split(batch) for part in (*self._parts(features), noise))
+        for mu, triangle, context, v in zip(*chunks, strict=True):
+            u = self.flow(context).transform.inv(v.to(mu).transpose(0, 1)).transpose(0, 1)
             t = mu[:, None] + u @ triangle.transpose(1, 2)
             share = torch.sigmoid(t * self.logit_std.to(t) + self.logit_mean.to(t))
             parts.append(torch.lerp(self.low.to(t).expand_as(share), self.high.to(t).expand_as(share), share))
         return torch.cat(parts)
 
-    def predict(
-        self, features: Tensor, n_samples: int = 0, generator: torch.Generator | None = None
-    ) -> Prediction:
+    def predict(self, features: Tensor, n_samples: int = 0, noise: Tensor | None = None) -> Prediction:
         """Mean and standard deviation of `n_samples` samples (128 if 0, then not handed out), see
         `Head.predict`."""
-        samples = self.sample(features, n_samples or 128, generator)
+        samples = self.sample(features, n_samples or 128, noise)
         return Prediction(samples.mean(dim=1), samples.std(dim=1), samples if n_samples else None)
 
     @classmethod

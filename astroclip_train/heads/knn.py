@@ -60,9 +60,7 @@ class KNNHead(Head):
         return torch.nn.functional.normalize(x, dim=-1) if self.metric == "cosine" else x
 
     @torch.no_grad()
-    def predict(
-        self, features: Tensor, n_samples: int = 0, generator: torch.Generator | None = None
-    ) -> Prediction:
+    def predict(self, features: Tensor, n_samples: int = 0, noise: Tensor | None = None) -> Prediction:
         groups = label_groups(self.values)
         parts = []
         for queries in self._space(features).split(self.chunk):

@@ -60,9 +60,7 @@ class LinearHead(Head):
             self.scatter[columns] = scatter.to(self.scatter)
 
     @torch.no_grad()
-    def predict(
-        self, features: Tensor, n_samples: int = 0, generator: torch.Generator | None = None
-    ) -> Prediction:
+    def predict(self, features: Tensor, n_samples: int = 0, noise: Tensor | None = None) -> Prediction:
         standard = self.standard_features(features) @ self.weight.to(features) + self.bias.to(features)
         mean = standard * self.label_std.to(features) + self.label_mean.to(features)
         return Prediction(mean, (self.scatter * self.label_std).to(features).expand_as(mean))

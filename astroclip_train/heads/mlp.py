@@ -175,9 +175,7 @@ class MLPHead(Head):
         return global_mean((terms * present).sum(), present.sum())
 
     @torch.no_grad()
-    def predict(
-        self, features: Tensor, n_samples: int = 0, generator: torch.Generator | None = None
-    ) -> Prediction:
+    def predict(self, features: Tensor, n_samples: int = 0, noise: Tensor | None = None) -> Prediction:
         mean, log_width = self(features)
         scale = self.label_std.to(mean)
         spread = 2**0.5 if self.error == "l1" else 1.0  # σ of a Laplace distribution over its mean deviation

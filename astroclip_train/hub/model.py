@@ -12,6 +12,7 @@ from torch.nn import functional
 from ..data.modality import ModalityInfo
 from ..data.quality import clean
 from ..errors import ConfigError, DataError, RunError
+from ..randomness import even_normals
 from .routes import ROUND, predictor_routes
 
 __all__ = ["AstroModel", "LabelPrediction", "Spectra"]
@@ -268,8 +269,8 @@ class AstroModel(nn.Module):
     ) -> dict[str, LabelPrediction]:
         """All labels from one pass over the spectra: label -> mean, standard deviation, unit.
 
-        Several modalities at once are given as `{"lrs": Spectra(...), "xp": Spectra(...)}`. Posterior samples
-        are drawn from a generator seeded alike in every call.
+        Several modalities at once are given as `{"lrs": Spectra(...), "xp": Spectra(...)}`. Posterior samples of
+        every spectrum are made of the same low-discrepancy numbers: an answer depends on its spectrum alone.
 
         Raises:
             ConfigError: no such modality or predictor; DataError: wrong shape.
@@ -280,8 +281,8 @@ class AstroModel(nn.Module):
         chosen = self.choose_predictor(list(spectra), head, source)
         entry = self.predictors[chosen]
         features = self.features(entry["input"], spectra, entry["routes"], seen)
-        generator = torch.Generator(device=self.device).manual_seed(0)
-        answer = self.part(f"predictors.{chosen}").predict(features, n_samples=n_samples, generator=generator)  # type: ignore[operator]
+        noise = even_normals(n_samples or 128, len(entry["labels"])).to(features)
+        answer = self.part(f"predictors.{chosen}").predict(features, n_samples=n_samples, noise=noise)  # type: ignore[operator]
         units = self.metadata.get("label_units", {})
         return {
             label: LabelPrediction(

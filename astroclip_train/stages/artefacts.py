@@ -13,6 +13,7 @@ from ..evaluation.bounds import crb_of_store
 from ..evaluation.calibration import sample_pit, sample_quantiles
 from ..evaluation.retrieval import cross_retrieval, oracle_ranks
 from ..files import atomic_write
+from ..randomness import normal
 
 __all__ = [
     "oracle_pair",
@@ -64,13 +65,14 @@ def write_predictions(
 ) -> None:
     """Predicts all labels in one pass over the features and writes predictions/<task>__<input>.npz."""
     device = next((p.device for p in system.parameters()), torch.device("cpu"))
-    generator = torch.Generator(device=device).manual_seed(seed)
     means, stds, quantiles, pits, densities = [], [], [], [], []
     for batch in source.loader(samples, 256, seed=0, shuffle=False):
         beat(f"predictions of {task} on {name}")
         moved = {k: v.to(device) for k, v in batch.items()}
         features, labels = system.features(moved), moved["labels"]
-        answer = system.head.predict(features, n_samples=n_samples, generator=generator)
+        answer = system.head.predict(
+            features, n_samples, _noise(seed, task, name, moved["object"], n_samples or 128, labels.shape[1])
+        )
         means.append(_numpy(answer.mean))
         if answer.std is not None:
             stds.append(_numpy(answer.std))
@@ -88,6 +90,12 @@ def write_predictions(
         pit=joined(pits), log_prob=joined(densities), snr=_snr(source, samples, modalities),
         crb=_bounds(source, samples, modalities), object_id=_object_ids(source, samples), sample=samples,
     )  # fmt: skip
+
+
+def _noise(seed: int, task: str, name: str, objects: Tensor, samples: int, labels: int) -> Tensor:
+    """What posterior samples (b, s, k) are made of: a function of the object, whatever batch it comes in."""
+    drawn = normal(seed, 0, objects, samples * labels, f"posterior/{task}/{name}")
+    return drawn.reshape(len(objects), samples, labels)
 
 
 def write_crb(run: Path, source: Any, samples: np.ndarray) -> None:

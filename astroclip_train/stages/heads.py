@@ -17,7 +17,6 @@ from ..distributed import on_main
 from ..encoders import Pool
 from ..errors import ConfigError
 from ..files import read_json, write_json
-from ..randomness import step_seed
 from ..training.checkpoint import load_checkpoint, save_checkpoint
 from ..training.progress import say
 from .artefacts import write_crb, write_embedding, write_predictions
@@ -277,8 +276,9 @@ class HeadsStage(Stage):
             for name in node["inputs"]:
                 record = read_json(folder / "tasks" / f"{task}__{name}" / "task.json")
                 system = self.restore(folder / record["best"], name)
-                seed = step_seed(self.context.seed, f"{task}__{name}", 0)
-                write_predictions(self.context.path, self.source, system, test, task, name, samples, seed)
+                write_predictions(
+                    self.context.path, self.source, system, test, task, name, samples, self.context.seed
+                )
         write_crb(self.context.path, self.source, test)
         for name in self.config.get("embeddings") or []:
             parts = split_input(name)

@@ -45,6 +45,18 @@ def test_reloaded_export_gives_the_same_bits_as_the_run(run, exported, spectra):
         assert torch.isfinite(value[[0, 1, 2, 4]]).all(), name
 
 
+def test_posterior_of_a_spectrum_does_not_depend_on_its_company(run, spectra):
+    model, lrs = load(run), spectra["lrs"]
+    pick = lambda rows: model.predict(  # noqa: E731
+        "lrs", lrs["flux"][rows], lrs["ivar"][rows], lrs["mask"][rows], head="flow"
+    )
+    together, alone = pick(slice(0, 5)), pick(slice(4, 5))
+    for label, value in together.items():
+        assert value.std[4] > 0
+        torch.testing.assert_close(value.mean[4:5], alone[label].mean, rtol=1e-5, atol=0)
+        torch.testing.assert_close(value.std[4:5], alone[label].std, rtol=1e-3, atol=0)
+
+
 def test_embedding_follows_the_parts_and_rounds_tokens_as_the_cache_does(run, spectra):
     model = load(run)
     lrs = {k: torch.as_tensor(v) for k, v in spectra["lrs"].items()}
