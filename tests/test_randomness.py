@@ -36,8 +36,7 @@ def test_a_draw_does_not_depend_on_its_batch_and_differs_by_epoch_and_stream():
     objects = torch.from_numpy(object_hash(np.array(["a", "b", "c"])))
     whole = uniform(0, torch.tensor([0, 1, 2]), objects, 5, "x")
     assert torch.equal(whole[1:2], uniform(0, 1, objects[1:2], 5, "x"))
-    others = [uniform(1, 1, objects[1:2], 5, "x"), uniform(0, 2, objects[1:2], 5, "x")]
-    others.append(uniform(0, 1, objects[1:2], 5, "y"))
+    others = [
         uniform(1, 1, objects[1:2], 5, "x"),
         uniform(0, 2, objects[1:2], 5, "x"),
         uniform(0, 1, objects[1:2], 5, "y"),

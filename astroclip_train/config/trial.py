@@ -14,7 +14,7 @@ from .rules import dataset_nodes, for_input
 from .targets import arguments_of, build, check_arguments, locate, with_sizes
 from .types import accepts, expected
 
-__all__ = ["build_data", "build_stages", "check_machine", "check_target"]
+__all__ = ["build_data", "build_stages", "check_counts", "check_machine", "check_target"]
 
 PRIMITIVE = (bool, int, float, str)
 
@@ -54,6 +54,25 @@ def _primitive(annotation: Any) -> bool:
     return kind in PRIMITIVE or (isinstance(kind, type) and issubclass(kind, Sequence | Mapping))
 
 
+def check_counts(key: str, node: Mapping[str, Any]) -> None:
+    """Checks that no number of things is negative in a node of ours; for what constructors have let pass.
+
+    Raises:
+        ConfigError: one is.
+    """
+    hints = _hints(locate(node["_target_"], key))
+    for name, value in node.items():
+        if name in hints and _negative_count(value, hints[name]):
+            raise ConfigError(f"{key}.{name}={value} must not be negative: it is a number of things.")
+
+
+def _negative_count(value: Any, annotation: Any) -> bool:
+    """Whether a value, or one in a list, is below 0 where the annotation takes integers alone."""
+    if isinstance(value, list):
+        return any(isinstance(v, int) and v < 0 for v in value) and not accepts([0.5], annotation)
+    return isinstance(value, int) and value < 0 and not accepts(0.5, annotation)
+
+
 def check_machine(plain: Mapping[str, Any]) -> None:
     """Checks that the accelerators asked for are there.
 
@@ -82,6 +101,8 @@ def build_stages(plain: Mapping[str, Any]) -> None:
     Raises:
         ConfigError: a constructor refuses its arguments, or widths do not fit together.
     """
+    for key, callback in (plain.get("callbacks") or {}).items():
+        _construct(callback, f"callbacks.{key}")
     encoders: dict[str, nn.Module] = {}
     for name, stage in plain["stages"].items():
         where = f"stages.{name}"
@@ -93,7 +114,9 @@ def build_stages(plain: Mapping[str, Any]) -> None:
         if stage.get("objective") and not stage.get("encoders"):
             node = with_sizes(stage["objective"], encoders.get(name), plain["labels"]["names"])
             objective = _build(node, f"{where}.objective")
-            _masking(stage, where, encoders.get(name), objective)
+            _monitor(
+                stage["trainer"], f"{where}.trainer", _metrics(stage, where, encoders.get(name), objective)
+            )
         if isinstance(stage.get("heads"), Mapping):
             _alignment(stage, where, encoders)
         _optimizer(stage["optimizer"], f"{where}.optimizer")
@@ -117,7 +140,7 @@ def _construct(node: Mapping[str, Any], key: str, **extra: Any) -> Any:
     except ConfigError as error:
         text = str(error)
         raise ConfigError(text if key in text else f"{key}: {text}") from error
-    except (ValueError, TypeError) as error:  # how torch and others refuse a value
+    except Exception as error:  # others refuse a value each by an error of their own
         reason = " ".join(str(error).split())
         raise ConfigError(f"{key}: {reason.rstrip('.')}: correct that value.") from error
 
@@ -136,6 +159,7 @@ def _task(
     """Head, encoder and pooling of a task on each of its inputs, with sizes where they are known."""
     for name in node["inputs"]:
         merged = for_input(node, name)
+        _monitor({**stage["trainer"], **(merged.get("trainer") or {})}, f"{key}.trainer", ("loss",))
         if merged.get("head"):
             _build(merged["head"], f"{key}.head", in_features=16, labels=list(labels))
         if merged.get("optimizer"):
@@ -186,8 +210,12 @@ def _build(node: Mapping[str, Any], key: str, **extra: Any) -> Any:
         return None
 
 
-def _masking(stage: Mapping[str, Any], where: str, encoder: Any, objective: Any) -> None:
-    """Lets an objective see its encoder, e.g. for tokens that can be hidden; both live on the meta device."""
+def _metrics(stage: Mapping[str, Any], where: str, encoder: Any, objective: Any) -> tuple[str, ...] | None:
+    """Lets an objective see its encoder, e.g. for tokens that can be hidden; both live on the meta device.
+
+    Returns:
+        The names of what it measures; None where the meta device cannot tell.
+    """
     fill, masking = stage["objective"].get("fill"), stage["encoder"].get("masking")
     if fill and masking and fill != masking:
         raise ConfigError(
@@ -195,15 +223,26 @@ def _masking(stage: Mapping[str, Any], where: str, encoder: Any, objective: Any)
         )
     length = getattr(encoder, "length", None)
     if encoder is None or objective is None or not length or not hasattr(objective, "n_uniforms"):
-        return
+        return None
     try:
         with torch.no_grad():
             draws = torch.zeros(2, objective.n_uniforms(encoder), device="meta")
-            objective(encoder, torch.zeros(2, length, device="meta"), None, None, draws)
+            _, metrics = objective(encoder, torch.zeros(2, length, device="meta"), None, None, draws)
+            return ("loss", *metrics) if not getattr(objective, "uses_labels", False) else None
     except ConfigError as error:
         raise ConfigError(f"{where}.objective: {error}") from error
     except (NotImplementedError, RuntimeError, IndexError, ValueError):
-        return
+        return None
+
+
+def _monitor(trainer: Mapping[str, Any], where: str, measured: Sequence[str] | None) -> None:
+    """Checks that what decides about the best checkpoint is measured."""
+    monitor = trainer["monitor"]
+    known = list(dict.fromkeys(f"val_{name}" for name in measured or ()))
+    if measured is not None and monitor not in known:
+        raise ConfigError(
+            f"{where}.monitor={monitor} is not measured there: choose one of {', '.join(known)}."
+        )
 
 
 def _alignment(stage: Mapping[str, Any], where: str, encoders: Mapping[str, nn.Module]) -> None:

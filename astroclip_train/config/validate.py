@@ -52,6 +52,9 @@ def validate(cfg: DictConfig) -> None:
     trial.check_machine(plain)
     trial.build_stages(plain)
     trial.build_data(plain)
+    for key, node, _ in found:
+        if node["_target_"].startswith("astroclip_train."):
+            trial.check_counts(key, node)
 
 
 def check_node(node: Mapping[str, Any], schema: type, where: str) -> None:

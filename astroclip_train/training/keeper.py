@@ -89,6 +89,10 @@ class Keeper(pl.Callback):
             for part in self.job.system.compilable():
                 part.compile()
         self.reporter = Reporter(self.job.name, s.max_steps, self.step)
+        if (
+            s.monitor != "val_loss" and self.job.val_loader is not None
+        ):  # a wrong name is told before training
+            self._check_monitor(module.evaluate_loader(self.job.val_loader(), limit=1))
         if s.validate_first and self.step == 0:
             self._validate(module)
         self.throughput.lap("other")
@@ -199,16 +203,19 @@ class Keeper(pl.Callback):
         s = self.job.settings
         with self._averaged():
             metrics = module.evaluate_loader(self.job.val_loader(), s.val_batches)
-            if s.monitor not in metrics:
-                known = ", ".join(sorted(metrics))
-                raise RunError(
-                    f"{self.job.name}: trainer.monitor={s.monitor} is not measured; choose one of {known}."
-                )
+            self._check_monitor(metrics)
             self._write(metrics)
             if self.selection.take(self.step, metrics[s.monitor]):
                 self._save_best(metrics)
         if is_main():
             self.folder.remove_best_except({step for step, _ in self.selection.records})
+
+    def _check_monitor(self, metrics: dict[str, float]) -> None:
+        if self.job.settings.monitor not in metrics:
+            raise RunError(
+                f"{self.job.name}: trainer.monitor={self.job.settings.monitor} is not measured; choose one of "
+                f"{', '.join(sorted(metrics))}."
+            )
 
     def _save_best(self, metrics: dict[str, float]) -> None:
         content = {**self._content(), "validation": metrics}

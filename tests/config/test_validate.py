@@ -113,6 +113,11 @@ WRONG = [
     ([S, "scale=paper", f"{ALIGN}.heads.lrs.heads=7"], "stages.align.heads.lrs: "),
     ([S, "variant=clip_split", f"{ALIGN}.heads.lrs.shared=500"], "the bottleneck splits embeddings of 192"),
     ([S, f"{ALIGN}.heads.lrs.features=64"], "must have one length"),
+    ([S, "stages.heads.tasks.flow.head.transforms=-1"], "flow.head.transforms=-1 must not be negative"),
+    ([S, "stages.heads.tasks.mlp.head.widths=[64,-2]"], "mlp.head.widths=[64, -2] must not be negative"),
+    ([S, "stages.xp.trainer.monitor=val_accuracy"], "monitor=val_accuracy is not measured there: choose"),
+    ([S, "stages.heads.trainer.monitor=loss"], "trainer.monitor=loss is not measured there: choose one of val_loss."),
+    ([S, "callbacks=timer", "callbacks.timer.duration=soon"], "callbacks.timer"),
 ]  # fmt: skip
 
 
