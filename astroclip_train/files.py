@@ -1,6 +1,7 @@
 """Files are written whole or not at all: temporary name, fsync, rename."""
 
 import contextlib
+import glob
 import json
 import os
 import time
@@ -11,7 +12,17 @@ from typing import Any
 
 from .errors import DataError
 
-__all__ = ["appear", "atomic_write", "read_json", "sync_folder", "write_json", "write_text"]
+__all__ = [
+    "appear",
+    "atomic_write",
+    "read_json",
+    "remove_abandoned",
+    "sync_folder",
+    "write_json",
+    "write_text",
+]
+
+ABANDONED = 86_400.0  # seconds
 
 
 def appear(path: str | Path, seconds: float = 60.0) -> Path:
@@ -69,6 +80,15 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_abandoned(path: str | Path) -> None:
+    """Removes what killed processes left of a large file; a day old, so that no living one is writing it."""
+    path = Path(path)
+    for left in path.parent.glob(f".{glob.escape(path.stem)}.*.tmp{glob.escape(path.suffix)}"):
+        with contextlib.suppress(OSError):
+            if time.time() - left.stat().st_mtime > ABANDONED:
+                left.unlink()
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from .. import __version__
 from ..errors import DataError
-from ..files import atomic_write
+from ..files import atomic_write, remove_abandoned
 from ..randomness import object_hash
 from .modality import ModalityInfo
 from .quality import assess, median_snr
@@ -54,6 +54,7 @@ class StoreWriter:
         self._n: int | None = None
 
     def __enter__(self) -> "StoreWriter":
+        remove_abandoned(self.path)
         temporary = self._stack.enter_context(atomic_write(self.path))
         self._sink = self._stack.enter_context(Sink(temporary))
         self._h5 = h5py.File(self._sink, "w")

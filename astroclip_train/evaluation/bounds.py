@@ -179,10 +179,11 @@ def crb_of_store(
 ) -> dict[str, np.ndarray] | None:
     """Bound covariances (n, 8, 8) of samples of a store of mock stars; None where the store is not one.
 
+    A store without bounds has none here either: it may have been made with lines that are not the ones known here.
     The order of labels is `mock.LABELS`; instruments are rebuilt from the store's attributes.
     """
     infos = store.modalities
-    if not all(m in infos and infos[m].survey.startswith("mock ") for m in ("lrs", "xp")):
+    if not store.bounds or not all(m in infos and infos[m].survey.startswith("mock ") for m in ("lrs", "xp")):
         return None
     if any(name not in store.labels for name in LABELS):
         return None

@@ -101,8 +101,8 @@ def _build(
     key = final.name
     partial = final.with_name(f"{key}.partial-{owner}")
     partial.mkdir(parents=True, exist_ok=True)
-    done = read_json(partial / "progress.json")["blocks"] if (partial / "progress.json").exists() else 0
     data = _open(partial, shape, title)
+    done = read_json(partial / "progress.json")["blocks"] if (partial / "progress.json").exists() else 0
     blocks = [samples[i : i + BLOCK] for i in range(0, len(samples), BLOCK)]
     with Reporter.shown(f"{title} features", len(samples), done * BLOCK) as reporter:
         for number in range(done, len(blocks)):

@@ -89,10 +89,7 @@ class Keeper(pl.Callback):
             for part in self.job.system.compilable():
                 part.compile()
         self.reporter = Reporter(self.job.name, s.max_steps, self.step)
-        if (
-            s.monitor != "val_loss" and self.job.val_loader is not None
-        ):  # a wrong name is told before training
-            self._check_monitor(module.evaluate_loader(self.job.val_loader(), limit=1))
+        self._try_monitor(module)
         if s.validate_first and self.step == 0:
             self._validate(module)
         self.throughput.lap("other")
@@ -209,6 +206,11 @@ class Keeper(pl.Callback):
                 self._save_best(metrics)
         if is_main():
             self.folder.remove_best_except({step for step, _ in self.selection.records})
+
+    def _try_monitor(self, module: Any) -> None:
+        """Tells of a wrong name before training, on one validation batch."""
+        if self.job.settings.monitor != "val_loss" and self.job.val_loader is not None:
+            self._check_monitor(module.evaluate_loader(self.job.val_loader(), limit=1))
 
     def _check_monitor(self, metrics: dict[str, float]) -> None:
         if self.job.settings.monitor not in metrics:

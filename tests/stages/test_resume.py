@@ -89,6 +89,36 @@ def test_killed_recipe_is_the_same_recipe(whole: Path, workers: int) -> None:
     compare(finish(root, f"data.num_workers={workers}"), whole)
 
 
+def kill_when(root: Path, pattern: str, *more: str) -> None:
+    """Starts the command and kills it as soon as a file or folder of that name is in the cache."""
+    process = start(root, *more)
+    end = time.monotonic() + LIMIT
+    while (
+        process.poll() is None and time.monotonic() < end and not any((root.parent / "cache").glob(pattern))
+    ):
+        time.sleep(0.001)
+    assert process.poll() is None, f"it ended before {pattern} was there: {process.communicate()[1]}"
+    process.kill()
+    process.communicate(timeout=LIMIT)
+
+
+@pytest.mark.slow
+def test_killed_while_caches_are_built(tmp_path: Path) -> None:
+    """The store of mock stars, then the features of the first encoder: what is half there is never taken for whole."""
+    some = ("dataset.n=9000", "run.stages=[lrs,xp,align]")
+    whole = finish(tmp_path / "calm" / "runs", *some)
+    root = tmp_path / "killed" / "runs"
+    kill_when(root, "mock_stars/.*.tmp.h5", *some)
+    assert not list((root.parent / "cache").glob("mock_stars/stars*.h5"))
+    kill_when(root, "features/*.partial-*/features.bin", *some)
+    assert not list((root.parent / "cache").glob("features/*/meta.json"))
+    again = finish(root, *some)
+    compare(again, whole)
+    for mine in sorted((root.parent / "cache" / "features").glob("*/features.bin")):
+        other = tmp_path / "calm" / "cache" / "features" / mine.parent.name / mine.name
+        assert mine.read_bytes() == other.read_bytes()
+
+
 @pytest.mark.slow
 def test_two_ranks_ended_by_every_signal_are_the_undisturbed_two_ranks(tmp_path: Path) -> None:
     """kill -9 of the process that started the ranks, then SIGTERM and SIGUSR1 to it, with and without workers."""

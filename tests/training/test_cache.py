@@ -18,8 +18,9 @@ def encode(samples: np.ndarray) -> torch.Tensor:
     return torch.sin(base * 0.37 + torch.arange(TOKENS * WIDTH).reshape(TOKENS, WIDTH))
 
 
-def build(root: Path, owner: str = "a", function=encode):
-    return build_cache(function, SAMPLES, (N, TOKENS, WIDTH), root, "key", owner, "test")
+def build(root: Path, owner: str = "a", function=encode, samples: np.ndarray = SAMPLES):
+    shape = (max(N, int(samples[-1]) + 1), TOKENS, WIDTH)
+    return build_cache(function, samples, shape, root, "key", owner, "test")
 
 
 def test_lookup_is_rounded_features(tmp_path: Path) -> None:
@@ -44,6 +45,24 @@ def test_interrupted_pass_goes_on(tmp_path: Path) -> None:
     again = build(tmp_path)
     assert np.array_equal(again.data, whole.data)
     assert [p.name for p in (tmp_path / "features").iterdir()] == ["key"]
+
+
+def test_half_built_cache_that_lost_its_features_is_built_anew(tmp_path: Path) -> None:
+    seen: list[int] = []
+
+    def dying(samples: np.ndarray) -> torch.Tensor:
+        if len(seen) == 9:  # beyond the first note of progress
+            raise KeyboardInterrupt
+        seen.append(int(samples[0]))
+        return encode(samples)
+
+    with pytest.raises(KeyboardInterrupt):
+        build(tmp_path, function=dying, samples=np.arange(12_000))
+    (features,) = tmp_path.glob("features/*/features.bin")
+    assert (features.parent / "progress.json").exists()
+    features.unlink()
+    again = build(tmp_path, samples=np.arange(12_000))
+    assert np.array_equal(again.data, build(tmp_path / "other", samples=np.arange(12_000)).data)
 
 
 def test_second_builder_loses_gracefully(tmp_path: Path) -> None:
