@@ -11,9 +11,11 @@ from ..config.fingerprint import fingerprint
 from ..config.targets import build
 from ..distributed import is_main
 from ..errors import ConfigError
+from ..files import write_json
 from ..training.cache import FeatureCache, build_cache
 from ..training.probes import EmbeddingProbe, PairProbe
 from ..training.progress import say
+from ..training.requeue import CACHE_PROGRESS
 from .artefacts import oracle_pair, write_information, write_retrieval, write_spectra, write_translation
 from .base import Stage, sized
 from .systems import AlignSystem
@@ -217,6 +219,7 @@ def token_cache(stage: Stage, modality: str, encoder: Any, node: Any) -> Feature
         key[:24],
         fingerprint(str(context.path.resolve()))[:8],
         f"{modality} encoder",
+        noted=lambda: write_json(stage.folder / CACHE_PROGRESS, {"encoder": modality}),
     )
 
 

@@ -16,6 +16,7 @@ from ..errors import ConfigError, RunError, require
 from ..files import read_json, write_json
 from ..training.claims import claimed
 from ..training.lease import Lease
+from ..training.requeue import newest_progress
 from .plan import Plan
 from .space import grid, random_point
 
@@ -159,6 +160,12 @@ class SweepStudy:
         """The completed trial with the best value; of equal ones the first."""
         sign = 1 if self.settings["direction"] == "minimize" else -1
         return min(self.trials(self.states.COMPLETE), key=lambda t: (sign * t.value, t.number), default=None)
+
+    def got_on(self) -> float:
+        """When a trial last ended or a running one last saved, in seconds since 1970; 0 if never."""
+        ended = [t.datetime_complete.timestamp() for t in self.done if t.datetime_complete]
+        runs = [t.user_attrs["run"] for t in self.trials(self.states.RUNNING) if "run" in t.user_attrs]
+        return max([*ended, *(newest_progress(Path(run)) for run in runs)], default=0.0)
 
     # -- handing out ------------------------------------------------------------------------------------------------
 

@@ -1,5 +1,6 @@
 """The workers of a sweep: each takes a trial, trains it, books how it ended, until none is owed."""
 
+import json
 import math
 import signal
 import socket
@@ -15,7 +16,7 @@ from ..files import write_json
 from ..training.claims import claimed
 from ..training.interruption import SIGNALS, Interrupted, Interruption
 from ..training.progress import say
-from ..training.requeue import leave, own_job
+from ..training.requeue import check_progress, leave, own_job
 from ..training.run_dir import launch_id
 from .page import write_page
 from .plan import Plan, Prepare
@@ -76,6 +77,7 @@ class SweepRun:
         done, n = len(self.study.done), self.plan.n_trials
         say(f"sweep of {n} trials, {done} done; {self.study.folder}")
         try:
+            self._book_start()
             with self._signals():
                 self._work()
                 if self.error is not None:
@@ -85,6 +87,17 @@ class SweepRun:
                 return self._finish()
         finally:
             self.study.close()
+
+    def _book_start(self) -> None:
+        """Ends a SLURM job that would queue itself again for ever, see `training.requeue`."""
+        job, file = own_job(), self.study.folder / "launches.jsonl"
+        if job is None:
+            return
+        lines = file.read_text().splitlines() if file.exists() else []
+        check_progress(self.study.folder, [json.loads(line) for line in lines], self.study.got_on())
+        entry = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "job": job.name}
+        with file.open("a") as handle:  # one short write: whole lines, also from several jobs
+            handle.write(json.dumps(entry) + "\n")
 
     def _leave(self, rest: str) -> int:
         """Queues the sweep's own SLURM job again where a run would, see `training.requeue`."""

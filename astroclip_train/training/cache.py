@@ -63,6 +63,7 @@ def build_cache(
     key: str,
     owner: str,
     title: str,
+    noted: Callable[[], object] | None = None,
 ) -> FeatureCache:
     """Builds the cache, or goes on with a half-built one, or opens a finished one.
 
@@ -78,12 +79,13 @@ def build_cache(
         key: hash of encoder, data and deterministic transforms.
         owner: names this job's half-built folder.
         title: for the progress bar.
+        noted: called whenever progress is safe on disk.
 
     Raises:
         RunError: the disk does not hold it.
     """
     final = root / "features" / key
-    on_main(lambda: _build(encode, samples, shape, final, owner, title))
+    on_main(lambda: _build(encode, samples, shape, final, owner, title, noted))
     appear(final / "meta.json")
     return FeatureCache(final, tuple(read_json(final / "meta.json")["shape"]))
 
@@ -95,6 +97,7 @@ def _build(
     final: Path,
     owner: str,
     title: str,
+    noted: Callable[[], object] | None,
 ) -> None:
     if (final / "meta.json").exists():
         return
@@ -111,6 +114,8 @@ def _build(
             if number % 8 == 7 or number == len(blocks) - 1:
                 data.flush()
                 write_json(partial / "progress.json", {"blocks": number + 1})
+                if noted:
+                    noted()
             reporter.update(min(len(samples), (number + 1) * BLOCK))
     del data
     write_json(partial / "meta.json", {"shape": list(shape), "dtype": "bfloat16", "title": title})

@@ -16,10 +16,21 @@ from typing import Any
 from ..errors import RunError
 from .interruption import WARNINGS, Interrupted, Interruption
 
-__all__ = ["Job", "check_progress", "exit_code", "job_is_over", "leave", "own_job", "rank"]
+__all__ = [
+    "CACHE_PROGRESS",
+    "Job",
+    "check_progress",
+    "exit_code",
+    "job_is_over",
+    "leave",
+    "newest_progress",
+    "own_job",
+    "rank",
+]
 
 PATIENCE = 30.0  # seconds for an answer of SLURM's controller
 FRUITLESS = 5  # starts of one job without a new checkpoint after which it is not started again
+CACHE_PROGRESS = "cache-progress.json"  # in a stage's folder, written while its features are computed
 LIVE = ("CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING")
 
 
@@ -55,12 +66,13 @@ def own_job() -> Job | None:
     )
 
 
-def check_progress(folder: Path, launches: Sequence[Mapping[str, Any]]) -> None:
+def check_progress(folder: Path, launches: Sequence[Mapping[str, Any]], latest: float) -> None:
     """Ends a job that would queue itself again for ever, because its time is too short for one step.
 
     Arguments:
-        folder: of the run.
-        launches: earlier starts as run.json lists them.
+        folder: of the run or sweep, for the message.
+        launches: earlier starts, each with `time` and `job`, as run.json lists them.
+        latest: when it last got on, in seconds since 1970.
 
     Raises:
         RunError: the last `FRUITLESS` starts were this job's, and none left a checkpoint or finished a stage.
@@ -70,14 +82,18 @@ def check_progress(folder: Path, launches: Sequence[Mapping[str, Any]]) -> None:
     if job is None or len(last) < FRUITLESS:
         return
     began = datetime.strptime(last[0]["time"], "%Y-%m-%dT%H:%M:%S%z").timestamp()
-    left = [
-        f for pattern in ("*.ckpt", "done.json", "reused.json") for f in (folder / "stages").rglob(pattern)
-    ]
-    if not any(f.stat().st_mtime >= began for f in left):
+    if latest < began:
         raise RunError(
             f"job {job.name} has started {FRUITLESS} times in {folder} without a new checkpoint: give it more time, or "
             "a shorter --signal, and submit it again."
         )
+
+
+def newest_progress(folder: Path) -> float:
+    """When a run last wrote a checkpoint, part of a feature cache or the end of a stage, in seconds since 1970, else 0."""
+    patterns = ("*.ckpt", "done.json", "reused.json", CACHE_PROGRESS)
+    left = (f for pattern in patterns for f in (folder / "stages").rglob(pattern))
+    return max((f.stat().st_mtime for f in left), default=0.0)
 
 
 def rank() -> int:

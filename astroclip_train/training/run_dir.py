@@ -24,7 +24,7 @@ from .interruption import Interrupted, current
 from .lease import Lease
 from .metrics_log import MetricsLog
 from .progress import keep_log
-from .requeue import check_progress, own_job
+from .requeue import check_progress, newest_progress, own_job
 
 __all__ = ["RunDir", "default_name", "launch_id"]
 
@@ -244,7 +244,7 @@ class RunDir:
         Raises:
             RunError: a live process writes there.
         """
-        check_progress(self.path, self.record.get("launches", []))
+        check_progress(self.path, self.record.get("launches", []), newest_progress(self.path))
         self.path.mkdir(parents=True, exist_ok=True)
         self.lease.acquire()
         self.record = self._read(self.generation) or self.record  # it may have been changed while we waited

@@ -10,6 +10,7 @@ import pytest
 
 from astroclip_train.cli.model import main as model
 from astroclip_train.sweeps.table import read_sweep
+from astroclip_train.training.requeue import FRUITLESS
 from tests.sweeps.stand_in import STEPS, loss
 
 RATE = "stages.xp.optimizer.lr"
@@ -93,6 +94,22 @@ def test_terminated_sweep_stops_its_trial_and_says_how_to_go_on(sweeps):
     assert [t["state"] for t in by_number(sweeps.only())] == ["owed"]
     assert sweeps.here(*words) == 0
     assert [t["state"] for t in by_number(sweeps.only())] == ["complete"] * 2
+
+
+def test_a_job_in_which_no_trial_gets_on_stops(sweeps, monkeypatch, capsys):
+    """As a SLURM job that queues itself again for ever, because no trial fits into its time."""
+    monkeypatch.setenv("SLURM_JOB_ID", "77")
+    assert sweeps.here(LOG, "sweep.n_trials=1") == 0
+    file = sweeps.only() / "launches.jsonl"
+    begun = json.loads(file.read_text())
+    assert begun["job"] == "77"
+    later = time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(time.time() + 60))
+    file.write_text("".join(json.dumps({"time": later, "job": "77"}) + "\n" for _ in range(FRUITLESS)))
+    capsys.readouterr()
+    assert sweeps.here(LOG, "sweep.n_trials=2") == 2
+    assert f"job 77 has started {FRUITLESS} times in " in capsys.readouterr().err
+    monkeypatch.setenv("SLURM_JOB_ID", "78")
+    assert sweeps.here(LOG, "sweep.n_trials=2") == 0
 
 
 def test_nan_and_failed_and_killed_trials_are_recorded_and_the_others_go_on(sweeps, capsys):

@@ -9,7 +9,16 @@ import pytest
 
 from astroclip_train.errors import RunError
 from astroclip_train.training.interruption import Interrupted, Interruption
-from astroclip_train.training.requeue import FRUITLESS, check_progress, exit_code, job_is_over, leave, own_job
+from astroclip_train.training.requeue import (
+    CACHE_PROGRESS,
+    FRUITLESS,
+    check_progress,
+    exit_code,
+    job_is_over,
+    leave,
+    newest_progress,
+    own_job,
+)
 
 
 @pytest.fixture
@@ -70,14 +79,16 @@ def test_nothing_is_known_without_slurm(job) -> None:
 def test_a_job_that_never_gets_anywhere_stops(job, tmp_path: Path) -> None:
     now = time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(time.time() - 60))
     launches = [{"job": "12_3", "time": now} for _ in range(FRUITLESS)]
-    check_progress(tmp_path, launches[1:])
-    check_progress(tmp_path, [*launches[1:], {"job": "12_4", "time": now}])
+    check_progress(tmp_path, launches[1:], 0.0)
+    check_progress(tmp_path, [*launches[1:], {"job": "12_4", "time": now}], 0.0)
     with pytest.raises(RunError, match=f"has started {FRUITLESS} times"):
-        check_progress(tmp_path, launches)
+        check_progress(tmp_path, launches, newest_progress(tmp_path))
     checkpoint = tmp_path / "stages/lrs/checkpoints/step-00000001.ckpt"
     checkpoint.parent.mkdir(parents=True)
     checkpoint.touch()
-    check_progress(tmp_path, launches)
-    os.utime(checkpoint, (0, 0))
+    check_progress(tmp_path, launches, newest_progress(tmp_path))
+    os.utime(checkpoint, (1, 1))
     with pytest.raises(RunError, match="give it more time"):
-        check_progress(tmp_path, launches)
+        check_progress(tmp_path, launches, newest_progress(tmp_path))
+    (tmp_path / "stages/lrs" / CACHE_PROGRESS).touch()  # computing features is getting on, too
+    check_progress(tmp_path, launches, newest_progress(tmp_path))
