@@ -90,7 +90,7 @@ def check_progress(folder: Path, launches: Sequence[Mapping[str, Any]], latest: 
 
 
 def newest_progress(folder: Path) -> float:
-    """When a run last wrote a checkpoint, part of a feature cache or the end of a stage, in seconds since 1970, else 0."""
+    """When a run last saved, noted progress of a feature cache or ended a stage: seconds since 1970, or 0."""
     patterns = ("*.ckpt", "done.json", "reused.json", CACHE_PROGRESS)
     left = (f for pattern in patterns for f in (folder / "stages").rglob(pattern))
     return max((f.stat().st_mtime for f in left), default=0.0)
