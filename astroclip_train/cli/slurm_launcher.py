@@ -14,7 +14,7 @@ from ..config.fingerprint import fingerprint
 from ..config.keys import CONTENT, classify, flat, stage_identity
 from ..config.rules import references
 from ..errors import ConfigError, RunError, require
-from ..files import read_json
+from ..files import read_json, write_json
 from ._console import INTERRUPTED, say
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["MINE", "common_stages", "submit", "take_launcher"]
 
 MINE = ("hydra/launcher=", "hydra.launcher.")
+QUEUED = "queued.json"  # run -> job of what was submitted last
 POLL = 5.0  # seconds between questions to the controller while waiting
 
 
@@ -79,6 +80,13 @@ def submit(
         return 0
     first = owed[0].run_dir
     folder = (first.root / first.experiment / "slurm").absolute()
+    earlier = _still_queued(folder)
+    waiting = [(job, earlier[str(job.run_dir.path)]) for job in owed if str(job.run_dir.path) in earlier]
+    for job, number in waiting:
+        say(f"in the queue already, job {number}: {job.run_dir.path}")
+    owed = [job for job in owed if str(job.run_dir.path) not in earlier]
+    if not owed:
+        return _wait([], waiting, folder) if settings["wait"] else 0
     options = [f"--config-dir={Path(d).absolute()}" for d in config_dirs]
     options += [f"--allow-target={p}" for p in allowed]
     options += _geometry(settings, owed[0].overrides)
@@ -88,10 +96,23 @@ def submit(
         numbers = _submit(submitit, words, settings, folder, after)
     for job, number in zip(owed, numbers, strict=True):
         say(f"job {number}: {' '.join(job.differing)} -> {job.run_dir.path}")
+    submitted = {str(job.run_dir.path): number for job, number in zip(owed, numbers, strict=True)}
+    write_json(folder / QUEUED, earlier | submitted)
     print(numbers[0].partition("_")[0])
     if not settings["wait"]:
         return 0
-    return _wait([*after, *numbers], owed, folder)
+    return _wait(after, [*waiting, *zip(owed, numbers, strict=True)], folder)
+
+
+def _still_queued(folder: Path) -> dict[str, str]:
+    """Runs of earlier commands whose jobs are pending or running: path -> job."""
+    file = folder / QUEUED
+    if not file.exists():
+        return {}
+    command = ["squeue", "--me", "--noheader", "--array", "--format", "%i"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    alive = set(done.stdout.split())
+    return {path: number for path, number in read_json(file).items() if number in alive}
 
 
 def common_stages(jobs: Sequence["Job"]) -> list[str]:
@@ -186,8 +207,8 @@ def _clean_environment() -> Iterator[None]:
         os.environ.update(mine)
 
 
-def _wait(numbers: Sequence[str], owed: Sequence["Job"], folder: Path) -> int:
-    bases = sorted({n.partition("_")[0] for n in numbers})
+def _wait(before: Sequence[str], owed: Sequence[tuple["Job", str]], folder: Path) -> int:
+    bases = sorted({n.partition("_")[0] for n in (*before, *(number for _, number in owed))})
     where = os.path.relpath(folder)
     say(f"waiting; logs are in {where}; Ctrl-C stops the waiting, `scancel {' '.join(bases)}` the jobs")
     try:
@@ -197,7 +218,7 @@ def _wait(numbers: Sequence[str], owed: Sequence["Job"], folder: Path) -> int:
         say("the jobs go on; the same command says later what became of them.")
         return INTERRUPTED
     unfinished = 0
-    for job, number in zip(owed, numbers[-len(owed) :], strict=True):
+    for job, number in owed:
         record = job.run_dir.path / "run.json"
         content = read_json(record) if record.exists() else {}
         status = content.get("status", "not started")

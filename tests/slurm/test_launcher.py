@@ -66,6 +66,9 @@ def test_a_sweep_trains_what_is_shared_once(cluster: Cluster):
     common = submitted.stderr.split("job ", 1)[1].split(":")[0]
     cluster.jobs.append(common)
     assert "lrs, xp, which all jobs share" in submitted.stderr
+    second = cluster.run(*words, "hydra.launcher.wait=false", limit=90)
+    assert second.stderr.count(f"in the queue already, job {base}_") == 2
+    assert second.stdout == ""  # nothing was submitted
     assert cluster.wait(common)["JobState"] == "COMPLETED"
     cluster.until(lambda: cluster.state(f"{base}_1") == "RUNNING", 60)
     states = [cluster.wait(f"{base}_{i}")["JobState"] for i in (0, 1)]

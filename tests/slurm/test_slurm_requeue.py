@@ -14,6 +14,7 @@ ONE_CORE = "--cpus-per-task=1"  # sums depend on the number of threads
 LRS = [*TINY, *EVERY_STEP, "run.stages=[lrs]"]
 LONG = [*LRS, "stages.lrs.trainer.max_steps=100000", "stages.lrs.trainer.val_every_steps=100000"]
 LONG += ["stages.lrs.trainer.checkpoint_every_steps=100000"]
+WORKERS = "data.num_workers=2"  # SLURM's signals reach them, too
 
 
 def launches(cluster: Cluster) -> list[dict]:
@@ -106,7 +107,7 @@ def test_a_time_limit_is_announced_and_the_job_goes_on(cluster: Cluster) -> None
 
 
 def test_cancel_saves_and_does_not_requeue(cluster: Cluster) -> None:
-    job = cluster.submit(TRAIN, *LONG, options=(ONE_CORE,))
+    job = cluster.submit(TRAIN, *LONG, WORKERS, options=(ONE_CORE,))
     cluster.until(lambda: cluster.rows() >= 5, 120, job)
     cluster.run("scancel", job)
     assert cluster.wait(job, 60)["JobState"] == "CANCELLED"
@@ -118,7 +119,7 @@ def test_cancel_saves_and_does_not_requeue(cluster: Cluster) -> None:
 
 def test_a_preempted_job_goes_on(cluster: Cluster) -> None:
     """A job that leaves within its grace time has failed, to SLURM: so it queues itself again."""
-    job = cluster.submit(TRAIN, *LONG, options=(ONE_CORE,))
+    job = cluster.submit(TRAIN, *LONG, WORKERS, options=(ONE_CORE,))
     cluster.until(lambda: cluster.rows() >= 5, 120, job)
     hurried = cluster.run(
         "sbatch", "--parsable", "-p", "urgent", "--exclusive", "--wrap", "sleep 1"
