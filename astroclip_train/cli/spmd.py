@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from ..distributed.geometry import LAUNCHER, Geometry, check_geometry, machine_of
+from ..distributed.geometry import LAUNCHER, Geometry, check_geometry, machine_of, show_only
 from ..distributed.heartbeat import beat
 from ..distributed.launch import LOGS, launch, log_file
 from ..errors import AstroTrainError, ConfigError, RunError
@@ -36,6 +36,7 @@ def wanted_ranks(cfg: Any, geometry: Geometry) -> int:
         ConfigError: what was started is not what the configuration asks for.
     """
     machine = machine_of(cfg)
+    show_only(machine, geometry)
     check_geometry(geometry, machine)
     if geometry.world_size > 1 or geometry.source in ("torchrun", "slurm"):
         if geometry.world_size == 1 and machine.devices == "auto" and machine.accelerator != "cpu":

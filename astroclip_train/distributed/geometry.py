@@ -12,9 +12,10 @@ from typing import Any
 
 from ..errors import ConfigError
 
-__all__ = ["Geometry", "Machine", "check_geometry", "find_geometry", "first_host", "machine_of"]
+__all__ = ["Geometry", "Machine", "check_geometry", "find_geometry", "first_host", "machine_of", "show_only"]
 
 LAUNCHER = "ASTRO_TRAIN_RANKS"  # set by our own launcher
+SHOWN = "ASTRO_TRAIN_DEVICES"  # set where the devices of a list are the only ones seen
 TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 NOT_A_TASK = ("4294967290", "4294967291", "4294967292")  # SLURM's interactive, batch and external steps
 
@@ -47,23 +48,25 @@ class Machine:
     """What the configuration asks for.
 
     Attributes:
-        devices: on each machine; "auto" is all there are.
+        devices: how many on each machine; "auto" is all there are.
         num_nodes: machines.
         accelerator: auto, cpu, gpu, cuda or mps.
         strategy: auto, ddp or fsdp2.
+        numbers: of the devices, where the configuration lists them.
     """
 
     devices: int | str
     num_nodes: int
     accelerator: str
     strategy: str
+    numbers: tuple[int, ...] = ()
 
 
 def machine_of(config: Mapping[str, Any]) -> Machine:
     """The one machine that all stages of a run ask for.
 
     Raises:
-        ConfigError: two stages ask for different ones.
+        ConfigError: two stages ask for different ones, or devices are listed wrongly.
     """
     first: dict[str, tuple[str, Any]] = {}
     for where, node in _trainers(config):
@@ -79,11 +82,15 @@ def machine_of(config: Mapping[str, Any]) -> Machine:
                 )
     get = lambda key, default: first[key][1] if key in first else default  # noqa: E731
     devices = get("devices", 1)
+    devices = devices if isinstance(devices, int | str) else list(devices)
+    if isinstance(devices, list) and (not devices or min(devices) < 0 or len(set(devices)) < len(devices)):
+        raise ConfigError(f"trainer.devices={devices} must list different devices, counted from 0.")
     return Machine(
         devices=len(devices) if isinstance(devices, list) else devices,
         num_nodes=int(get("num_nodes", 1)),
         accelerator=str(get("accelerator", "auto")),
         strategy=str(get("strategy", "auto")),
+        numbers=tuple(devices) if isinstance(devices, list) else (),
     )
 
 
@@ -98,6 +105,31 @@ def _trainers(config: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
 
 def _many(first: Mapping[str, tuple[str, Any]]) -> bool:
     return first.get("devices", ("", 1))[1] != 1 or first.get("num_nodes", ("", 1))[1] != 1
+
+
+def show_only(machine: Machine, geometry: Geometry) -> None:
+    """Hides all GPUs but those that `trainer.devices` lists, from this process and those that it starts.
+
+    To be called before torch looks at the GPUs, which it does once.
+
+    Raises:
+        ConfigError: the tasks have their devices from srun or torchrun, or a number is not there.
+    """
+    if not machine.numbers or machine.accelerator == "cpu" or os.environ.get(SHOWN):
+        return
+    text = f"trainer.devices=[{','.join(map(str, machine.numbers))}]"
+    if geometry.source != "single":
+        raise ConfigError(
+            f"{text} lists devices, but {geometry.source} gives each task its own: set "
+            f"trainer.devices={machine.devices}."
+        )
+    listed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    visible = [d.strip() for d in listed.split(",") if d.strip()] if listed is not None else None
+    if visible is not None and max(machine.numbers) >= len(visible):
+        raise ConfigError(f"{text} counts from 0 in CUDA_VISIBLE_DEVICES={listed}: choose among those.")
+    chosen = [str(n) if visible is None else visible[n] for n in machine.numbers]
+    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(chosen)
+    os.environ[SHOWN] = ",".join(chosen)
 
 
 def usable_cores() -> int:

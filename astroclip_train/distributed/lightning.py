@@ -30,10 +30,9 @@ def placement(settings: Placement) -> dict[str, Any]:
     buckets of gradients keep their layout for the whole fit, so that a resumed fit sums in the same order.
     """
     if world_size() == 1:
-        devices = settings.devices if isinstance(settings.devices, list) else 1
         return {
             "accelerator": settings.accelerator,
-            "devices": devices,
+            "devices": 1,
             "plugins": [RunEnvironment(geometry())],
         }
     kind = device_kind(settings.accelerator)
@@ -50,10 +49,9 @@ def placement(settings: Placement) -> dict[str, Any]:
             broadcast_buffers=False,  # they are computed from sums over ranks where they need to be
             gradient_as_bucket_view=True,
         )
-    devices = settings.devices if isinstance(settings.devices, list) else geometry().local_world_size
     return {
         "accelerator": kind,
-        "devices": 1 if own else devices,
+        "devices": 1 if own else geometry().local_world_size,
         "num_nodes": geometry().num_nodes,
         "strategy": strategy,
     }

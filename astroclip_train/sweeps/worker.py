@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ..distributed.geometry import machine_of
 from ..errors import AstroTrainError, ConfigError, RunError
 from ..files import write_json
 from ..training.claims import claimed
@@ -167,9 +168,8 @@ class SweepRun:
         again = "again " if claim.resumed else ""
         say(f"trial {claim.number} {again}{self._point(claim)} -> {run}")
         start = time.monotonic()
-        devices = (
-            int(run_dir.cfg["trainer"]["devices"]) if str(run_dir.cfg["trainer"]["devices"]).isdigit() else 1
-        )
+        asked = machine_of(run_dir.cfg).devices
+        devices = asked if isinstance(asked, int) else 1
         environment = child_environment(self.launch, index, self.plan.settings["workers"], devices)
         for _ in range(MOST_KILLS + 1):
             ending = run_trial(

@@ -1,5 +1,7 @@
 """Ranks, tasks and devices are counted before anything starts, and a wrong count is one sentence."""
 
+import os
+
 import pytest
 
 from astroclip_train.distributed.geometry import (
@@ -9,6 +11,7 @@ from astroclip_train.distributed.geometry import (
     find_geometry,
     first_host,
     machine_of,
+    show_only,
 )
 from astroclip_train.errors import ConfigError
 
@@ -50,6 +53,30 @@ def test_half_an_environment_is_refused() -> None:
         find_geometry({**TORCHRUN, "RANK": "4"})
     with pytest.raises(ConfigError, match="WORLD_SIZE is four, which is no number"):
         find_geometry({**TORCHRUN, "WORLD_SIZE": "four"})
+
+
+def test_listed_devices_are_the_only_ones_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = machine_of({"stages": {"a": {"trainer": {"devices": [1, 3]}}}})
+    assert (asked.devices, asked.numbers) == (2, (1, 3))
+    for before, after in ((None, "1,3"), ("4,5,6,7", "5,7"), ("GPU-a,GPU-b,GPU-c,GPU-d", "GPU-b,GPU-d")):
+        monkeypatch.delenv("ASTRO_TRAIN_DEVICES", raising=False)
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        if before:
+            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", before)
+        show_only(asked, Geometry())
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == after
+        show_only(asked, Geometry(source="launcher"))  # in a rank, whose launcher has done it
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == after
+    monkeypatch.delenv("ASTRO_TRAIN_DEVICES")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    with pytest.raises(ConfigError, match=r"devices=\[1,3\] counts from 0 in CUDA_VISIBLE_DEVICES=0,1"):
+        show_only(asked, Geometry())
+    with pytest.raises(
+        ConfigError, match=r"lists devices, but slurm gives each task its own: set trainer.devices=2\."
+    ):
+        show_only(asked, find_geometry(SRUN))
+    with pytest.raises(ConfigError, match="must list different devices"):
+        machine_of({"stages": {"a": {"trainer": {"devices": [1, 1]}}}})
 
 
 def test_tasks_must_be_devices_times_nodes() -> None:
