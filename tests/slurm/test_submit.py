@@ -75,3 +75,15 @@ def test_a_warned_sweep_is_queued_again_and_finishes_its_trials(cluster: Cluster
     (sweep,) = cluster.folder.glob("runs/specclip/sweep-*")
     assert json.loads((sweep / "best.json").read_text())["params"].keys() == {"stages.lrs.optimizer.lr"}
     assert len(list(sweep.glob("trials/*/log.txt"))) == 3
+
+
+def test_torchrun_started_by_srun(cluster: Cluster) -> None:
+    """torchrun's two ranks are ranks, though SLURM knows of one task."""
+    script = cluster.folder / "torchrun.sbatch"
+    module = "-m torch.distributed.run --standalone --nproc-per-node=2 -m astroclip_train.cli.train"
+    script.write_text(f'#!/bin/bash\nexec srun --ntasks=1 python {module} trainer=cpu trainer.devices=2 "$@"\n')
+    job = cluster.submit(script, *LRS)
+    assert cluster.wait(job)["JobState"] == "COMPLETED", cluster.log(job)
+    (run,) = cluster.folder.glob("runs/specclip/*")
+    assert (run / "logs" / "rank-1.log").read_text().count("rank 1 on ") == 1
+    assert json.loads((run / "run.json").read_text())["status"] == "partial"
