@@ -37,6 +37,12 @@ def common(command: Parser) -> None:
         help="labels of a catalogue, TABLE:teff,logg,feh=FE_H, joined by observation id, Gaia id or position",
     )
     group.add_argument(
+        "--label-units",
+        default="",
+        metavar="NAME=UNIT,…",
+        help="of label values where not K, dex, mag, km/s or mas by name; converted, other names keep theirs",
+    )
+    group.add_argument(
         "--radius", type=float, default=3.0, metavar="ARCSEC", help="one object within (default 3)"
     )
     group.add_argument(
@@ -63,11 +69,27 @@ def shared(options: argparse.Namespace) -> "ConvertOptions":
         command=_shortened(options.command_line),
         catalogue=options.catalog,
         labels=tuple(options.label_tables),
+        label_units=_units(options.label_units),
         max_bad_fraction=options.max_bad_fraction,
         half=options.half,
         radius=options.radius,
         progress=not options.quiet,
     )
+
+
+def _units(text: str) -> dict[str, str]:
+    """NAME=UNIT pairs.
+
+    Raises:
+        ConfigError: one is none.
+    """
+    found: dict[str, str] = {}
+    for pair in filter(None, (piece.strip() for piece in text.split(","))):
+        name, equals, unit = pair.partition("=")
+        if not (name and equals and unit):
+            raise ConfigError(f"--label-units {pair} is not NAME=UNIT: write for example age=Gyr,teff=kK.")
+        found[name] = unit
+    return found
 
 
 def _shortened(command: str) -> str:

@@ -44,6 +44,7 @@ class ConvertOptions:
     command: str = "astro-data convert"
     catalogue: Path | None = None
     labels: tuple[str, ...] = ()
+    label_units: dict[str, str] = dataclasses.field(default_factory=dict)
     max_bad_fraction: float = 0.1
     half: bool = False
     radius: float = RADIUS
@@ -57,6 +58,7 @@ class ConvertOptions:
             created_by=self.command,
             catalogue=self.catalogue,
             labels=list(self.labels),
+            label_units=self.label_units,
             max_bad_fraction=self.max_bad_fraction,
             flux_dtype="float16" if self.half else "float32",
             radius=self.radius,

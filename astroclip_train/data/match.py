@@ -11,7 +11,7 @@ from .convert import ConvertOptions
 from .identity import match_positions
 from .progress import track
 from .readers.catalogue import Catalogue, join_labels
-from .readers.spectrum import label_unit
+from .readers.spectrum import check_label_units, label_in_unit
 from .shard import COLUMNS
 from .store import Store, StoreWriter
 
@@ -253,13 +253,16 @@ def _write_labels(
         column = _either(first.labels.get(name, empty["a"]), second.labels.get(name, empty["b"]), pairs)
         sources = [s.label_sources[name] for s in (first, second) if name in s.labels]
         values[name] = column, units.pop(), "; ".join(dict.fromkeys(sources))
-    notes = []
+    notes, joined_names = [], set()
     for option in options.labels:
         names_a = np.where(pairs.a >= 0, first.obs_id[pairs.a].astype(object), obs_id)
         joined = join_labels(option, names_a, pairs.objects, ra, dec, options.radius)
         notes.append(joined.told)
         source = Path(option.rpartition(":")[0]).name
-        values |= {name: (column, label_unit(name), source) for name, column in joined.values.items()}
+        for name, column in joined.values.items():
+            values[name] = *label_in_unit(name, column, options.label_units.get(name)), source
+            joined_names.add(name)
+    check_label_units(options.label_units, joined_names)
     for name, (column, unit, source) in values.items():
         writer.set_label(name, column, unit, source)
     return notes

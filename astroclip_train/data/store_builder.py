@@ -13,7 +13,7 @@ from .identity import RADIUS, name_objects
 from .modality import ModalityInfo
 from .readers.catalogue import Catalogue, join_labels
 from .readers.rows import Rows
-from .readers.spectrum import label_unit
+from .readers.spectrum import check_label_units, label_in_unit
 from .store_writer import StoreWriter
 
 __all__ = ["LeftOut", "Report", "StoreBuilder"]
@@ -75,6 +75,7 @@ class StoreBuilder:
         created_by: the command, kept in the file.
         catalogue: a table that gives Gaia source ids for observation ids.
         labels: options `FILE:name,name=COLUMN`.
+        label_units: label -> unit of its values, where that is not `label_unit`; they are converted.
         label_source: where labels that come with the spectra are from.
         max_bad_fraction: more left-out entries than this share stop the conversion.
         expected: number of entries, where known, so that a hopeless conversion stops early.
@@ -93,6 +94,7 @@ class StoreBuilder:
         created_by: str,
         catalogue: str | Path | None = None,
         labels: list[str] | None = None,
+        label_units: dict[str, str] | None = None,
         label_source: str = "",
         max_bad_fraction: float = 0.1,
         expected: int | None = None,
@@ -101,7 +103,7 @@ class StoreBuilder:
     ) -> None:
         self.out, self.infos, self.labels = Path(out), infos, list(labels or [])
         self.label_source, self.max_bad_fraction, self.expected = label_source, max_bad_fraction, expected
-        self.radius = radius
+        self.radius, self.label_units = radius, dict(label_units or {})
         self._sources = Catalogue(catalogue).sources_by_observation() if catalogue else {}
         self._writer = StoreWriter(out, created_by=created_by, flux_dtype=flux_dtype)
         self._parts: list[Rows] = []
@@ -208,8 +210,10 @@ class StoreBuilder:
             values |= {
                 name: (column, Path(option.rpartition(":")[0]).name) for name, column in joined.values.items()
             }
+        check_label_units(self.label_units, values)
         for name, (column, source) in values.items():
-            self._writer.set_label(name, column, label_unit(name), source)
+            converted, unit = label_in_unit(name, column, self.label_units.get(name))
+            self._writer.set_label(name, converted, unit, source)
             self.report.labels[name] = int(np.isfinite(column).sum())
 
     def _write_left_out(self) -> None:

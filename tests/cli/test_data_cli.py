@@ -84,6 +84,29 @@ def test_generic_kinds(tmp_path, capsys):
     assert "nearest: a/flux" in said
 
 
+def test_labels_in_units_of_their_own(tmp_path, capsys):
+    source, out = tmp_path / "mine.npz", tmp_path / "mine.h5"
+    rng = np.random.default_rng(0)
+    labels = {"t": np.array([5.5, 6.0]), "age": np.array([1.0, 4.5]), "mystery": np.array([1.0, 2.0])}
+    np.savez(source, flux=rng.normal(5, 1, (2, 50)), **labels)
+    words = ["convert", "npz", source, "--modality", "lrs", "--flux", "flux", "--wave", "linear:4000:2", "--frame",
+             "rest", "--labels", "teff=t,age=age,mystery=mystery", "--out", out]  # fmt: skip
+    assert main([str(w) for w in [*words, "--label-units", "teff=kK,age=Gyr"]]) == 0
+    store = Store(out)
+    assert store.labels["teff"].tolist() == [5500.0, 6000.0]
+    assert store.labels["age"].tolist() == [1.0, 4.5]
+    assert store.label_units == {"teff": "K", "age": "Gyr", "mystery": ""}
+    capsys.readouterr()
+    for text, told in (
+        ("teff=Gyr", "--label-units teff=Gyr is not a unit for teff: expected K or what converts to it."),
+        ("age=years-ago", "expected one that astropy knows"),
+        ("mass=Msun", "--label-units names mass, but the labels that are joined are age, mystery, teff."),
+        ("teff", "is not NAME=UNIT: write for example age=Gyr,teff=kK."),
+    ):
+        assert told in refused(capsys, *words, "--overwrite", "--label-units", text)
+    assert Store(out).labels["teff"].tolist() == [5500.0, 6000.0]
+
+
 def test_mistakes_are_one_sentence_and_exit_code_2(real_files, tmp_path, capsys):
     lamost, out = real_files / "lamost", tmp_path / "out.h5"
     (tmp_path / "there.h5").write_bytes(b"precious")

@@ -81,7 +81,9 @@ def test_torchrun_started_by_srun(cluster: Cluster) -> None:
     """torchrun's two ranks are ranks, though SLURM knows of one task."""
     script = cluster.folder / "torchrun.sbatch"
     module = "-m torch.distributed.run --standalone --nproc-per-node=2 -m astroclip_train.cli.train"
-    script.write_text(f'#!/bin/bash\nexec srun --ntasks=1 python {module} trainer=cpu trainer.devices=2 "$@"\n')
+    script.write_text(
+        f'#!/bin/bash\nexec srun --ntasks=1 python {module} trainer=cpu trainer.devices=2 "$@"\n'
+    )
     job = cluster.submit(script, *LRS)
     assert cluster.wait(job)["JobState"] == "COMPLETED", cluster.log(job)
     (run,) = cluster.folder.glob("runs/specclip/*")
