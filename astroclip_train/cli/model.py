@@ -245,6 +245,8 @@ def _export(options: argparse.Namespace) -> int:
         training=training,
         overwrite=options.overwrite,
     )
+    size = sum(f.stat().st_size for f in Path(out).iterdir()) / 1e6
+    say(f"{size:,.0f} MB; in_domain flags for {', '.join(training) or 'nothing'}")
     if not training:
         say("no training data were found, so the export has no in_domain flags: give --reference STORE.")
     print(out)

@@ -4,6 +4,7 @@ Nothing heavy is imported here: `--help` and `--version` need neither Hydra nor 
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +20,8 @@ __all__ = ["main", "single"]
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit code: 0 done, 2 a user's error, 130 Ctrl-C, 138 SIGUSR1, 143 SIGTERM."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    # before torch is imported: threads that spin make a shared machine tens of times slower than ones that sleep
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     return guard(
         "astro-train", _main, arguments, interrupted="the same command goes on from the newest checkpoint."
     )
