@@ -92,6 +92,14 @@ def unknown_key(key: str, cfg: DictConfig | None, choices: dict[str, list[str]])
             names = [str(k) for k in node if not (depth == 0 and k == "hydra")]
             if depth == 0:
                 names += list(choices)
+            dotted = next(
+                (n for n in names if "." in n and f"{'.'.join(parts[depth:])}.".startswith(f"{n}.")), None
+            )
+            if dotted:
+                return (
+                    f"{key}: {dotted} has a dot, which separates keys here: "
+                    f"write '{parent}={{{dotted}: {{KEY: VALUE}}}}', which changes that alone."
+                )
             where = f"in {parent}" if parent else "in the configuration"
             near = closest(part, names)
             if near:

@@ -43,6 +43,7 @@ WRONG = [
     ([S, "optimizer=sgd"], "optimizer is not used by this experiment: did you mean optimizer@stages."),
     ([S, "optimizer@stages.lr.optimizer=sgd"], "did you mean optimizer@stages.lrs.optimizer?"),
     ([S, "optimizer@stages.lrs.optimizer=sdg"], "did you mean optimizer@stages.lrs.optimizer=sgd?"),
+    ([S, f"{MLP}.per_input.lrs.raw.trainer.max_steps=5"], "per_input={lrs.raw: {KEY: VALUE}}', which changes"),
     ([S, "run.sed=1"], "run.sed is not a key: there is no sed in run, did you mean run.seed?"),
     ([S, "+run.sed=1"], "run.sed is not a key: did you mean run.seed?"),
     ([S, "++run.sed=1"], "run.sed is not a key: did you mean run.seed?"),
