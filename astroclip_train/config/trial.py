@@ -89,7 +89,7 @@ def check_machine(plain: Mapping[str, Any]) -> None:
             )
         if wanted == "mps" and not torch.backends.mps.is_available():
             raise ConfigError(f"{key}, but this machine has no MPS: take trainer=cpu or trainer=default.")
-        if trainer["precision"] in ("16-mixed", "16-true") and not torch.cuda.is_available():
+        if trainer["precision"] == "16-mixed" and not torch.cuda.is_available():
             raise ConfigError(
                 f"stages.{name}.trainer.precision={trainer['precision']} needs CUDA: take bf16-mixed."
             )

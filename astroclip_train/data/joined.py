@@ -42,8 +42,11 @@ class JoinedModality:
                     f"{store.paths[0]}: {name} has {store.lengths[name]} pixels but {self.length} in "
                     f"{first.paths[0]}: convert both alike."
                 )
-        optional = {"ivar": all, "mask": any}  # a missing mask means good, a missing ivar cannot be made up
-        self.columns = ["flux", *(c for c, q in optional.items() if q(s.has(name, c) for s in self.having))]
+        # a missing mask means good; a missing ivar cannot be made up, and then that of others only says what is bad
+        known = [store.has(name, "ivar") for store in self.having]
+        self._by_ivar = any(known) and not all(known)
+        masked = self._by_ivar or any(store.has(name, "mask") for store in self.having)
+        self.columns = ["flux", *(["ivar"] if known and all(known) else []), *(["mask"] if masked else [])]
         self.present = np.concatenate([self._of(s, s.rows, False) for s in self.stores])
         self.snr = np.concatenate(
             [s.snr(name) if s in self.having else np.full(s.n, np.nan, dtype=np.float32) for s in self.stores]
@@ -102,12 +105,23 @@ class JoinedModality:
             places = np.flatnonzero(owner == k) if len(self.stores) > 1 else np.arange(len(samples))
             if not len(places) or store not in self.having:
                 continue
+            own = samples[places] - self.edges[k]
             if column == "mask" and not store.has(self.name, "mask"):
                 out[places] = True
-            elif keep:
-                self._copy_kept(out, places, k, column, samples[places] - self.edges[k])
             else:
-                store.read_into(out, places, self.name, column, samples[places] - self.edges[k])
+                self._copy(out, places, k, column, own, keep)
+            if column == "mask" and self._by_ivar and store.has(self.name, "ivar"):
+                ivar = np.zeros((len(own), self.length), dtype=np.float32)
+                self._copy(ivar, np.arange(len(own)), k, "ivar", own, keep)
+                out[places] &= ivar > 0
+
+    def _copy(
+        self, out: np.ndarray, places: np.ndarray, k: int, column: str, samples: np.ndarray, keep: bool
+    ) -> None:
+        if keep:
+            self._copy_kept(out, places, k, column, samples)
+        else:
+            self.stores[k].read_into(out, places, self.name, column, samples)
 
     def _copy_kept(
         self, out: np.ndarray, places: np.ndarray, k: int, column: str, samples: np.ndarray

@@ -3,6 +3,7 @@
 import csv
 import hashlib
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,7 +17,7 @@ from .checks import check_grid
 from .grids import Grid
 from .joined import JoinedModality
 from .slabs import in_threads
-from .splits import label_order
+from .splits import SPLITS, label_order
 from .store import Store
 
 if TYPE_CHECKING:
@@ -114,10 +115,10 @@ class DataSource:
         Raises:
             DataError: nothing is left, or too many objects are bad.
         """
-        usable = []
-        for store, start in zip(self.stores, self._edges[:-1], strict=True):
-            usable.append(store.split(split, [m for m in self.modalities if m in store.modalities]) + start)
-        in_split = np.concatenate(usable)
+        if split not in SPLITS:
+            raise DataError(f"split is {split!r}, expected one of {', '.join(SPLITS)}.")
+        bad = [store.bad([m for m in self.modalities if m in store.modalities]) for store in self.stores]
+        in_split = np.flatnonzero((self.splits == SPLITS.index(split)) & ~np.concatenate(bad))
         wanted = tuple(modalities) or self.modalities
         combine = np.logical_and if self.require == "all" or modalities else np.logical_or
         samples = in_split[combine.reduce([self.joined[m].present[in_split] for m in wanted])]
@@ -191,6 +192,22 @@ class DataSource:
             writer.writerow(["object_id", "obs_id", "modality", "reason"])
             writer.writerows([bad.object_id, bad.obs_id, bad.modality, bad.reason] for bad in rows)
         return len(rows)
+
+    @cached_property
+    def splits(self) -> np.ndarray:
+        """The split of each sample as an index into `SPLITS`, (N,).
+
+        An object that any store has for testing is for testing in all of them, whatever made it so; likewise, of the
+        others, for validation.
+        """
+        own = np.concatenate([store.splits for store in self.stores])
+        codes = np.select([own == name for name in SPLITS], range(len(SPLITS)))
+        if len(self.stores) == 1:
+            return codes
+        objects, place = np.unique(self.object_hash, return_inverse=True)
+        strictest = np.zeros(len(objects), dtype=codes.dtype)
+        np.maximum.at(strictest, place, codes)
+        return strictest[place]
 
     # Reading
 

@@ -230,12 +230,16 @@ class Store:
         """The split of each sample, bad ones included, (N,)."""
         if self.folds is not None:
             return fold_split(self.object_hash, *self.folds)
-        published = None
-        if any("sample/split" in shard.file for shard in self.shards):
-            published = np.concatenate(
-                [s.text("split") if "sample/split" in s.file else np.full(s.n, "") for s in self.shards]
-            )
-        return split_of(self.object_hash, published=published)
+        return split_of(self.object_hash, published=self.published)
+
+    @cached_property
+    def published(self) -> np.ndarray | None:
+        """Published split names, "" where there is none, (N,); None where no shard has any."""
+        if not any("sample/split" in shard.file for shard in self.shards):
+            return None
+        return np.concatenate(
+            [s.text("split") if "sample/split" in s.file else np.full(s.n, "") for s in self.shards]
+        )
 
     def split(self, name: str, modalities: Sequence[str] | None = None) -> np.ndarray:
         """Sorted sample numbers of a split, without objects that are bad in any modality (default all).
@@ -284,3 +288,10 @@ def _check_shards(first: Shard, other: Shard) -> None:
             raise DataError(
                 f"{other.path}: {m} has {other.lengths[m]} pixels, in {first.path} {first.lengths[m]}."
             )
+        for column in ("ivar", "mask"):  # half of them would be lost without a word
+            if (column in first.columns[m]) != (column in other.columns[m]):
+                has, lacks = (first, other) if column in first.columns[m] else (other, first)
+                raise DataError(
+                    f"{has.path} has {m}/{column} but {lacks.path} has none: shards hold the same columns, so write "
+                    f"one (mask: True at good pixels) or name them as stores of a mixture."
+                )

@@ -131,10 +131,12 @@ def _translation(files: RunFiles, replicates: int, seed: int) -> Tree:
 def _information(files: RunFiles) -> Tree:
     tree: Tree = {}
     for name, a in files.folder("information").items():
-        values = a["gain"][np.isfinite(a["gain"])]
+        good = np.isfinite(a["gain"]) & (a["n"] > 0)
+        values, share = a["gain"][good], a["n"][good] / max(1, a["n"][good].sum())
         if values.size:
-            error = float(values.std(ddof=1) / np.sqrt(values.size)) if values.size > 1 else None
-            tree[name] = {"batches": int(values.size), "gain": float(values.mean()), "gain_err": error}
+            k, mean = values.size, float(share @ values)  # every object counts alike, whatever its batch
+            error = float(np.sqrt(k / (k - 1) * (share**2 @ (values - mean) ** 2))) if k > 1 else None
+            tree[name] = {"n": int(a["n"][good].sum()), "batches": int(k), "gain": mean, "gain_err": error}
     return tree
 
 

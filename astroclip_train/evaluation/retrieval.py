@@ -21,13 +21,16 @@ def _rank_rows(
     """Rank and position of the best right answer of each row of scores (b, g), higher score = better.
 
     Wrong answers that tie with the right one count half, so that a collapsed embedding ranks in the middle
-    of the gallery and not first.
+    of the gallery and not first. Scores that are no numbers answer nothing: a query without a right one comes last.
     """
+    lost = ~torch.isfinite(score)
+    score = score.masked_fill(lost, -torch.inf)
     right = query_object[:, None] == gallery_object[None, :]
     best, target = score.masked_fill(~right, -torch.inf).max(1)
     ahead = ((score > best[:, None]) & ~right).sum(1)
     tied = ((score == best[:, None]) & ~right).sum(1)
     rank = 1 + ahead + (tied + 1) // 2
+    rank = torch.where((right & ~lost).any(1), rank, 1 + (~right).sum(1))
     none = ~right.any(1)
     values, order = score.topk(min(top, score.shape[1]), dim=1)
     return rank.masked_fill(none, 0), target.masked_fill(none, -1), order, values, right.sum(1)

@@ -109,10 +109,11 @@ _TRANSLATION = _object(
 
 _INFORMATION = _object(
     {
-        "batches": _count("batches of test objects"),
+        "n": _count("test objects"),
+        "batches": _count("batches of them"),
         **_with_errors({"gain": _number("E log q(x|z) - E log q0(x) over a full-covariance Gaussian, nats")}),
     },
-    ("batches", "gain"),
+    ("n", "batches", "gain"),
 )
 
 _CALIBRATION_KEYS = {

@@ -77,8 +77,8 @@ class KNNHead(Head):
     def _summary(self, labels: Tensor, distance: Tensor) -> tuple[Tensor, Tensor]:
         """Centre and scatter (b, columns) of neighbours' labels (b, k, columns) at distances (b, k)."""
         if self.statistic == "median":
-            centre = labels.median(dim=1).values
-            return centre, 1.4826 * (labels - centre[:, None]).abs().median(dim=1).values
+            centre = _median(labels)
+            return centre, 1.4826 * _median((labels - centre[:, None]).abs())
         weight = torch.ones_like(distance)
         if self.statistic == "weighted":
             weight = 1 / distance.clamp_min(1e-6 * float(distance.mean()) + 1e-12)
@@ -99,3 +99,9 @@ class KNNHead(Head):
     @classmethod
     def example(cls) -> "KNNHead":
         return cls(8, ["a", "b", "c"], k=3)
+
+
+def _median(values: Tensor) -> Tensor:
+    """The median along axis 1, of an even number the mean of the middle two; `torch.median` takes the lower."""
+    ordered, k = values.sort(dim=1).values, values.shape[1]
+    return (ordered[:, (k - 1) // 2] + ordered[:, k // 2]) / 2

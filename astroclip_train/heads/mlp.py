@@ -64,7 +64,8 @@ class MLPHead(Head):
         SpecCLIP, Zhao et al. 2025, https://arxiv.org/abs/2507.01939
         On the pitfalls of heteroscedastic uncertainty estimation, Seitzer et al. 2022, https://arxiv.org/abs/2203.09168
 
-    In eval mode a label more than 10 predicted widths off counts as 10 widths.
+    In eval mode the loss is the plain negative log-likelihood, in which a label more than 10 predicted widths off
+    counts as 10 widths.
 
     Arguments:
         in_features, labels: see `Head`.
@@ -161,11 +162,11 @@ class MLPHead(Head):
         target = target.to(mean.dtype)
         if log_width is not None:
             far = (mean - target).abs() / log_width.exp()
-            if not self.training:
-                far = far.clamp_max(_OUTLIER)
+            far = far if self.training else far.clamp_max(_OUTLIER)
             terms = (far if self.error == "l1" else 0.5 * far.square()) + log_width
-            power = self.beta * (1 if self.error == "l1" else 2)  # at 1 every label pulls the mean alike
-            terms = terms * (power * log_width.detach()).exp()
+            if self.training:  # the weights make no proper score: a better head would look worse
+                power = self.beta * (1 if self.error == "l1" else 2)  # at 1 every label pulls the mean alike
+                terms = terms * (power * log_width.detach()).exp()
         elif self.error == "l1":
             terms = (mean - target).abs()
         elif self.error == "huber":

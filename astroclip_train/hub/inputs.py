@@ -87,7 +87,7 @@ def open_inputs(
         model: whose grid and normalisation the spectra must have.
         modalities: those to read; by default all that both the store and the model have.
         scratch: an empty folder for converted files.
-        split: only this split of a store.
+        split: only this split of a store, by the folds that the model was trained with, if it was.
 
     Raises:
         ConfigError: the modality is not the model's, or cannot be guessed.
@@ -102,7 +102,8 @@ def open_inputs(
         raise ConfigError(f"{other} is not a store but {stores[0]} is: give either stores or survey files.")
     if not stores:
         paths = [_convert(paths, model, modalities, scratch)]
-    store = Store(paths, max_bad_fraction=1.0)
+    folds = model.metadata.get("folds") if split is not None and stores else None
+    store = Store(paths, max_bad_fraction=1.0, folds=tuple(folds) if folds else None)
     chosen = tuple(modalities or [m for m in store.modalities if m in model.modalities])
     if not chosen:
         have, wanted = ", ".join(store.modalities), ", ".join(model.modalities)

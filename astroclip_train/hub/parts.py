@@ -37,6 +37,7 @@ KEPT = (
     "predictors",
     "preferred",
     "dataset",
+    "folds",
     "data",
     "version",
     "torch",

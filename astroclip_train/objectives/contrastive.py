@@ -54,7 +54,7 @@ class Block(NamedTuple):
     Attributes:
         log_sum: log of the sum of exp(logit) over candidates.
         own: logit of the own candidate, 0 if it is elsewhere.
-        best: largest logit.
+        best: largest logit of the others.
         candidates: number of candidates that count.
         pairwise: logistic loss of the pairs, 0 for InfoNCE.
     """
@@ -215,7 +215,7 @@ class Contrastive(PairObjective):
             own = (
                 log_sum.new_zeros(len(log_sum)) if target is None else logits.gather(1, target[:, None])[:, 0]
             )
-        best = masked.detach()
+        best = masked.detach() if target is None else masked.detach().scatter(1, target[:, None], -torch.inf)
         best = best.amax(dim=1) if best.shape[1] else torch.full_like(log_sum, -torch.inf)
         candidates = torch.full_like(best, logits.shape[1])
         if excluded is not None:
@@ -240,7 +240,7 @@ class Contrastive(PairObjective):
         with torch.no_grad():
             candidates = sum((b.candidates for b in blocks[1:]), first.candidates)
             best = torch.stack([b.best for b in blocks]).amax(dim=0)
-            hits = (first.own >= best).to(nce.dtype)
+            hits = (first.own > best).to(nce.dtype)  # a tie is no hit, or collapse would look perfect
         return share(losses, count), {
             "info_nce": share(nce.detach(), count),
             "ceiling": share(candidates.log(), count),

@@ -9,7 +9,7 @@ import torch
 from ..bottlenecks import Bottleneck
 from ..config.fingerprint import fingerprint
 from ..config.targets import build
-from ..distributed import is_main
+from ..distributed import is_main, on_main
 from ..errors import ConfigError
 from ..files import write_json
 from ..training.cache import FeatureCache, build_cache
@@ -145,16 +145,19 @@ class AlignStage(Stage):
             write_information(self.context.path, self._gains(system, gallery))
 
     @torch.no_grad()
-    def _gains(self, system: AlignSystem, samples: np.ndarray) -> dict[str, list[float]]:
-        """Decoder -> its gain over the reference, in nats per object, for one batch of test objects after another."""
-        gains: dict[str, list[float]] = {}
+    def _gains(self, system: AlignSystem, samples: np.ndarray) -> dict[str, list[tuple[float, int]]]:
+        """Decoder -> its gain over the reference in nats per object, and the objects, for batches of test objects."""
+        gains: dict[str, list[tuple[float, int]]] = {}
         for batch in self.source.loader(samples, INFORMATION_BATCH, seed=0, shuffle=False):
             moved = {k: v.to(self.context.device) for k, v in batch.items()}
             _, metrics = system.objective({m: system.embed(m, moved) for m in system.heads}, moved)
             for key, value in metrics.items():
                 if "gain_" in key:
                     kind, _, name = key.split("gain_")[-1].partition("_")
-                    gains.setdefault(f"{name}_to_{name}" if kind == "own" else name, []).append(float(value))
+                    way = f"{name}_to_{name}" if kind == "own" else name
+                    target = way.split("_to_")[1]
+                    seen = batch[f"{target}_mask"].any(dim=1) & batch[f"{target}_present"]
+                    gains.setdefault(way, []).append((float(value), int(seen.sum())))
         return gains
 
 
@@ -201,16 +204,9 @@ def token_cache(stage: Stage, modality: str, encoder: Any, node: Any) -> Feature
     """Features of all splits of a stage's data by a frozen encoder."""
     source, context = stage.source, stage.context
     wanted = np.concatenate([stage.split(s) for s in ("train", "validation", "test")])
-    key = fingerprint(
-        [
-            stage._input_fingerprint(node),
-            node.get("which", "best"),
-            modality,
-            source.content_hash,
-            context.limit,
-            wanted.tolist(),
-        ]
-    )
+    known = [modality, source.content_hash, context.limit, wanted.tolist()]
+    # by the weights themselves: the same configuration trained again may have others
+    key = on_main(lambda: fingerprint([context.weights(node), *known]))
     return build_cache(
         lambda samples: stage.encode(encoder, source, modality, samples),
         np.sort(wanted),

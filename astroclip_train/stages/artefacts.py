@@ -107,10 +107,11 @@ def write_crb(run: Path, source: Any, samples: np.ndarray) -> None:
             _save(run / "crb" / f"{name}.npz", labels=np.array(source.label_names), sigma=sigma, snr=snr)
 
 
-def write_information(run: Path, gains: dict[str, list[float]]) -> None:
-    """Gains of decoders in nats per object, one value for each batch of test objects: information/<decoder>.npz."""
-    for name, values in gains.items():
-        _save(run / "information" / f"{name}.npz", gain=np.array(values))
+def write_information(run: Path, gains: dict[str, list[tuple[float, int]]]) -> None:
+    """Gains of decoders in nats per object and numbers of objects, by batch: information/<decoder>.npz."""
+    for name, batches in gains.items():
+        values, counts = (np.array(column) for column in zip(*batches, strict=True))
+        _save(run / "information" / f"{name}.npz", gain=values, n=counts)
 
 
 def oracle_pair(

@@ -1,7 +1,6 @@
 """What every stage does alike: fingerprint, reuse within and across runs, the fit and its record."""
 
 import contextlib
-import hashlib
 import logging
 from pathlib import Path
 from typing import Any
@@ -76,28 +75,20 @@ class Stage:
         return self._mark
 
     def _fingerprint(self) -> str:
-        known = [self._input_fingerprint(node) for node in self.inputs()]
+        known = [self.input_fingerprint(node) for node in self.inputs()]
         identity = stage_identity(OmegaConf.create(self.context.config), self.name)
         planned = self.context.run_dir.planned.get(self.name)
         if planned is not None:  # a lengthened schedule goes on from the checkpoints of the planned one
             identity["trainer"]["max_steps"] = planned
         return fingerprint([identity, self.source.content_hash, known, self.context.limit])
 
-    def _input_fingerprint(self, node: Any) -> str:
+    def input_fingerprint(self, node: Any) -> str:
+        """Hash of the weights that an input names; of a stage that is still to be trained, that it is."""
         origin = str(node["from"] if isinstance(node, dict) else node)
-        if origin in self.context.config["stages"]:
-            record = self.context.stage_folder(origin) / "done.json"
-            if not record.exists():
-                return f"unfinished {origin}"
-            done = read_json(record)
-            return f"{done['fingerprint']}@{done['step']}" if done.get("extended") else done["fingerprint"]
-        path = Path(origin)
-        files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
-        digest = hashlib.sha256()
-        for file in files:
-            if file.exists():
-                digest.update(file.read_bytes())
-        return digest.hexdigest()
+        own = origin in self.context.config["stages"]
+        if own and not (self.context.stage_folder(origin) / "done.json").exists():
+            return f"unfinished {origin}"
+        return self.context.weights(node)
 
     # -- running ------------------------------------------------------------------------------------------------------
 
@@ -130,7 +121,10 @@ class Stage:
             self.folder.mkdir(parents=True, exist_ok=True)
         say(f"stage {self.name}")
         extended = self.name in self.context.run_dir.planned
-        record = {"fingerprint": mark, "stage": self.name, "extended": extended, **self.train()}
+        launch = self.context.run_dir.record.get("launch")
+        record = {
+            "fingerprint": mark, "stage": self.name, "extended": extended, "launch": launch, **self.train(),
+        }  # fmt: skip
         on_main(lambda: self._book(mark, record))
 
     def _book(self, mark: str, record: dict[str, Any]) -> None:
@@ -162,6 +156,9 @@ class Stage:
         done = read_json(record) if record.exists() else {}
         if done.get("fingerprint") != mark or done.get("extended") or folder == self.folder.resolve():
             return False
+        mine = self.context.run_dir.record
+        if mine.get("fresh") and done.get("launch") != mine.get("launch"):
+            return False  # only what this very launch has trained, as the jobs of a sweep share stages
         say(f"stage {self.name}: already trained in {folder}, reused.")
         write_json(self.folder / "reused.json", {"folder": str(folder)})
         return True

@@ -20,6 +20,7 @@ from ..files import read_json
 from ..randomness import hash64
 from ..training.checkpoint import load_checkpoint
 from ..training.progress import say
+from ..training.weights import weights_hash
 
 __all__ = ["RunContext"]
 
@@ -147,6 +148,14 @@ class RunContext:
             return checkpoint_of(path)
         return load_checkpoint(path)
 
+    def weights(self, node: dict[str, Any] | str) -> str:
+        """Hash of the weights that a reference names, which is what a stage that takes them depends on.
+
+        Raises:
+            RunError: see `reference`.
+        """
+        return weights_hash(self.reference(node))
+
     def encoder(
         self, node: dict[str, Any] | str, modality: str
     ) -> tuple[nn.Module, dict[str, Any], dict[str, Any]]:
@@ -169,7 +178,9 @@ class RunContext:
 
     def metadata(self, source: DataSource) -> dict[str, Any]:
         """What a user of the weights must know: grids, units, normalisations, labels, versions."""
+        folds = [list(store.folds) for store in source.stores if store.folds]
         return {
+            **({"folds": folds[0]} if folds else {}),
             "modalities": {m: source.infos[m].to_attributes() for m in source.modalities},
             "labels": list(source.label_names),
             "label_units": dict(source.label_units),

@@ -1,6 +1,7 @@
 """The systems that stages train: a modality's encoder, the alignment of several, a head on features."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -28,6 +29,13 @@ def layer_decayed(
 def encoder_inputs(batch: dict[str, Tensor], modality: str) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """(flux, ivar, mask) of one modality as encoders take them."""
     return batch[modality], batch.get(f"{modality}_ivar"), batch.get(f"{modality}_mask")
+
+
+@contextmanager
+def full_precision(x: Tensor) -> Iterator[None]:
+    """For frozen encoders: without gradient and autocast, as features of caches and of evaluation are computed."""
+    with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
+        yield
 
 
 class PretrainSystem(System):
@@ -129,7 +137,7 @@ class AlignSystem(System):
         inputs = encoder_inputs(batch, modality)
         if not self.frozen:
             return self.encoders[modality](*inputs)
-        with torch.no_grad():
+        with full_precision(inputs[0]):
             return rounded(self.encoders[modality](*inputs))
 
     def embed(self, modality: str, batch: dict[str, Tensor]) -> Tensor:
@@ -228,7 +236,7 @@ class HeadSystem(System):
             if key in self.encoders:
                 tokens = self.encoders[key](*encoder_inputs(batch, self.modalities[name]))
             elif changed and name in self.frozen.value:
-                with torch.no_grad():
+                with full_precision(batch[self.modalities[name]]):
                     encoder = self.frozen.value[name].to(batch["labels"].device)
                     tokens = rounded(encoder(*encoder_inputs(batch, self.modalities[name])))
             else:
@@ -244,7 +252,12 @@ class HeadSystem(System):
         if self.augment is not None and changed:
             for modality in dict.fromkeys(self.modalities.values()):
                 batch = self.augment(batch, modality, seed=self.seed, epoch=epoch, stream=stream)
-        return self.head.loss(self.features(batch, changed), batch["labels"]), {}
+        features = self.features(batch, changed)
+        with torch.autocast(
+            features.device.type, enabled=False
+        ):  # a head costs little, and densities need digits
+            half = features.dtype in (torch.bfloat16, torch.float16)
+            return self.head.loss(features.float() if half else features, batch["labels"]), {}
 
     def compilable(self) -> Sequence[nn.Module]:
         """The encoders that are trained."""

@@ -275,7 +275,11 @@ def _finish(job: FitJob, keeper: Keeper, folder: CheckpointFolder) -> dict[str, 
     best = keeper.selection.best
     best_path = folder.best_path(best[0]) if best else last
     if not best_path.exists():
-        best_path = last
+        raise RunError(
+            f"{best_path} is missing though step {keeper.step:,} names it as the best: remove {folder.folder} to train "
+            "again."
+        )
+    folder.remove_best_except({step for step, _ in keeper.selection.records})
     record = {
         "fingerprint": job.fingerprint,
         "step": keeper.step,

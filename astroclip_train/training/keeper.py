@@ -52,8 +52,11 @@ class Keeper(pl.Callback):
         self.sharded = s.strategy == "fsdp2" and world_size() > 1
         self.metrics: dict[str, Any] = {}
         self._whole: dict[str, float] | None = None
+        self._saved: set[int] = set()  # best steps that the newest rolling checkpoint names
+        self._named: set[int] = set()  # those that it and the one before name
         if state:
             self.selection.load_state_dict(state["training"]["selection"])
+            self._saved = self._named = self._best_steps()
             self.throughput.load_state_dict(state["training"]["throughput"])
             self._load_modules(state["modules"])
 
@@ -205,7 +208,7 @@ class Keeper(pl.Callback):
             if self.selection.take(self.step, metrics[s.monitor]):
                 self._save_best(metrics)
         if is_main():
-            self.folder.remove_best_except({step for step, _ in self.selection.records})
+            self.folder.remove_best_except(self._best_steps() | self._named)
 
     def _try_monitor(self, module: Any) -> None:
         """Tells of a wrong name before training, on one validation batch."""
@@ -218,6 +221,9 @@ class Keeper(pl.Callback):
                 f"{self.job.name}: trainer.monitor={self.job.settings.monitor} is not measured; choose one of "
                 f"{', '.join(sorted(metrics))}."
             )
+
+    def _best_steps(self) -> set[int]:
+        return {step for step, _ in self.selection.records}
 
     def _save_best(self, metrics: dict[str, float]) -> None:
         content = {**self._content(), "validation": metrics}
@@ -261,6 +267,9 @@ class Keeper(pl.Callback):
         content = {**self._content(), "training": training}
         if is_main():
             self.folder.save(self.step, content)
+            # a run that goes on from the checkpoint before this one knows other best ones
+            self._named, self._saved = self._saved | self._best_steps(), self._best_steps()
+            self.folder.remove_best_except(self._named)
 
 
 def _tensors(state: dict[str, Any]) -> dict[str, Any]:

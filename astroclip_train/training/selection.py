@@ -18,6 +18,7 @@ class Selection:
         patience: validations without improvement before stopping; None never stops.
         min_delta: smallest change that counts as improvement for stopping.
         records: (step, value) pairs, best first.
+        reference: the last value that counted as improvement.
         bad: validations since the last improvement.
     """
 
@@ -27,6 +28,7 @@ class Selection:
     patience: int | None = None
     min_delta: float = 0.0
     records: list[tuple[int, float]] = field(default_factory=list)
+    reference: float | None = None
     bad: int = 0
     stopped: bool = False
 
@@ -36,9 +38,9 @@ class Selection:
     def take(self, step: int, value: float) -> bool:
         """Books one validation and says whether the weights belong to the best k. NaN never does."""
         sign = self._sign()
-        best = self.records[0][1] if self.records else math.inf * sign
-        improved = not math.isnan(value) and sign * value < sign * best - self.min_delta
-        self.bad = 0 if improved else self.bad + 1
+        reference = math.inf * sign if self.reference is None else self.reference
+        improved = not math.isnan(value) and sign * value < sign * reference - self.min_delta
+        self.bad, self.reference = (0, value) if improved else (self.bad + 1, self.reference)
         self.stopped = self.patience is not None and self.bad >= self.patience
         if math.isnan(value):
             return False
@@ -54,9 +56,14 @@ class Selection:
 
     def state_dict(self) -> dict[str, Any]:
         """Records, patience used, whether it stopped."""
-        return {"records": [list(r) for r in self.records], "bad": self.bad, "stopped": self.stopped}
+        return {
+            "records": [list(r) for r in self.records],
+            "reference": self.reference,
+            "bad": self.bad,
+            "stopped": self.stopped,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores what `state_dict` returned."""
         self.records = [(int(s), float(v)) for s, v in state["records"]]
-        self.bad, self.stopped = state["bad"], state["stopped"]
+        self.reference, self.bad, self.stopped = state.get("reference"), state["bad"], state["stopped"]

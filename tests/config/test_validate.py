@@ -58,7 +58,7 @@ WRONG = [
     ([S, "stages.lrs.trainer.max_steps=abc"], "stages.lrs.trainer.max_steps=abc must be a whole number of at least 1."),
     ([S, "stages.lrs.trainer.max_steps=0"], "must be a whole number of at least 1."),
     ([S, "stages.lrs.trainer.max_steps=1.5"], "must be a whole number"),
-    ([S, "stages.lrs.trainer.precision=bf17"], "must be one of 32-true, bf16-mixed"),
+    ([S, "stages.lrs.trainer.precision=bf17"], "must be one of 32-true, bf16-mixed, 16-mixed."),
     ([S, "run.fresh=maybe"], "run.fresh=maybe must be true or false."),
     ([S, "run.seed=null"], "run.seed=null must be a whole number"),
     ([S, "labels.n=-3"], "labels.n=-3 must be a whole number of at least 1 or null."),
