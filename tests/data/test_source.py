@@ -1,5 +1,6 @@
 """Sources: which samples take part, agreement between stores, full arrays."""
 
+import h5py
 import numpy as np
 import pytest
 from toy_stores import LRS, XP, info, spectra
@@ -114,3 +115,42 @@ def test_hidden_labels_are_not_seen(make_store):
     assert len(labelled)
     assert labelled.max() < stores[0].n <= data.samples("train").max()
     assert np.isnan(data.labels(np.arange(stores[0].n, data.total))).all()
+
+
+def test_an_object_for_testing_in_one_store_is_so_in_all(make_store):
+    """By publication in one, by folds in another; and one for validation anywhere is in no training set."""
+    published = Store(make_store("a.h5", split=["test" if i < 100 else "train" for i in range(300)]))
+    mine = Store(make_store("b.h5"))
+    folds = Store(make_store("c.h5"), folds=(0, 5))
+    for others in ([published, mine], [folds, mine], [published, mine, folds]):
+        data = DataSource(others, modalities=("lrs",))
+        found = {
+            s: {data.lookup(i).object_id for i in data.samples(s).tolist()}
+            for s in ("train", "validation", "test")
+        }
+        assert not found["train"] & (found["test"] | found["validation"])
+        assert not found["validation"] & found["test"]
+        for store in others:
+            assert set(store.object_id[store.splits == "test"]) <= found["test"]
+    with pytest.raises(DataError, match="expected one of train, validation, test"):
+        data.samples("tset")
+
+
+@pytest.mark.parametrize("in_memory_mb", [0, 100])
+def test_pixels_that_one_store_marks_are_bad_in_a_mixture(make_store, in_memory_mb):
+    """By its mask, or by an ivar that the mixture cannot keep because another store has none."""
+    flux, ivar = spectra(40)
+    flux[:, 3], flux[:, 7] = 1000.0, 2000.0
+    ivar[:, 7] = 0
+    mask = np.ones(flux.shape, dtype=bool)
+    mask[:, 3] = False
+    marked = Store(make_store("a.h5", n=40, flux=flux, ivar=ivar, mask=mask))
+    path = make_store("b.h5", n=40, start=500)
+    with h5py.File(path, "r+") as file:
+        del file["lrs/ivar"], file.attrs["content_hash"]
+    data = DataSource([marked, Store(path)], modalities=("lrs",), in_memory_mb=in_memory_mb)
+    batch = data.batch(np.array([0, 41]))
+    assert "lrs_ivar" not in batch
+    assert batch["lrs_mask"][0].nonzero().flatten().tolist() == [i for i in range(40) if i not in (3, 7)]
+    assert batch["lrs_mask"][1].all()
+    assert batch["lrs"].abs().max() < 10

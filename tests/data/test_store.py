@@ -88,6 +88,18 @@ def test_shards_must_be_alike_and_without_repeats(make_store):
         Store([first, make_store("c.h5", 50)])
 
 
+@pytest.mark.parametrize("column", ["ivar", "mask"])
+def test_shards_that_would_lose_a_column_are_refused(make_store, column):
+    good = np.ones((50, 40), dtype=bool)
+    paths = [make_store("a.h5", n=50, mask=good), make_store("b.h5", n=50, start=50, mask=good)]
+    with h5py.File(paths[1], "r+") as file:
+        del file[f"lrs/{column}"]
+    with pytest.raises(
+        DataError, match=rf"a\.h5 has lrs/{column} but .*b\.h5 has none: shards hold the same columns"
+    ):
+        Store(paths)
+
+
 def test_float16_on_disk_is_float32_in_memory(make_store):
     flux, _ = spectra(300)
     path = make_store(flux_dtype="float16")

@@ -109,3 +109,12 @@ def test_oracle_improves_with_the_bound_and_knows_duplicates(stars):
     twice = np.arange(300) // 2
     pairs = (oracle_ranks(np.repeat(labels[::2], 2, axis=0), a, b, objects=twice)[0] <= 10).mean()
     assert pairs >= good - 0.05
+
+
+def test_scores_that_are_no_numbers_are_no_hits():
+    z = torch.eye(6)
+    lost = z.clone()
+    lost[2] = torch.nan
+    assert cross_retrieval(lost, z)["rank"].tolist() == [1, 1, 6, 1, 1, 1]
+    assert cross_retrieval(z, lost)["rank"].tolist() == [1, 1, 6, 1, 1, 1]
+    assert (cross_retrieval(z * torch.nan, z)["rank"] == 6).all()

@@ -92,6 +92,24 @@ class TestEveryHead:
             HEADS[name](8, [])
 
 
+@pytest.mark.parametrize("k", [1, 2, 5, 16])
+def test_knn_median_is_numpys(k):
+    x, y = data(100, missing=0)
+    head = KNNHead(8, LABELS, k=k, statistic="median").double()
+    head.fit(x, y)
+    queries, _ = data(7, seed=5)
+    near = (
+        torch.cdist(head.standard_features(queries), head.standard_features(x)).topk(k, largest=False).indices
+    )
+    labels = y.numpy()[near.numpy()]
+    centre = np.median(labels, axis=1)
+    found = head.predict(queries)
+    np.testing.assert_allclose(found.mean, centre, rtol=1e-12)
+    np.testing.assert_allclose(
+        found.std, 1.4826 * np.median(np.abs(labels - centre[:, None]), axis=1), atol=1e-9
+    )
+
+
 @pytest.mark.parametrize("shape", [(60, 8), (20, 30)])
 def test_linear_equals_the_normal_equations(shape):
     generator = np.random.default_rng(0)

@@ -88,3 +88,24 @@ def test_the_logarithm_of_a_label_is_regressed_and_its_error_propagated() -> Non
     assert torch.equal(without, head.loss(x, y))
     with pytest.raises(ConfigError, match="log_labels has mass"):
         MLPHead(4, ["teff"], log_labels=["mass"])
+
+
+@pytest.mark.parametrize("error", ["mse", "l1"])
+def test_validation_loss_is_a_proper_score(error: str) -> None:
+    """A head that is better, and knows it, has the lower validation loss, whatever beta weights training by."""
+    values = []
+    for width in (0.4, 0.1, 0.02):
+        g = torch.Generator().manual_seed(0)
+        x = torch.randn(4000, 2, generator=g, dtype=torch.float64)
+        noise = torch.randn(4000, 1, generator=g, dtype=torch.float64)
+        head = MLPHead(
+            2, ["a"], widths=(2,), dropout=0.0, heteroscedastic=True, norm="none", error=error
+        ).double()
+        assert head.beta > 0
+        with torch.no_grad():
+            head.output.weight.zero_()
+            head.output.bias.copy_(torch.tensor([0.0, np.log(width)]))
+        values.append(float(head.eval().loss(x, width * noise)))
+    assert values[0] > values[1] + 1 > values[2] + 2
+    true = {"mse": 0.5 + np.log(0.02), "l1": np.sqrt(2 / np.pi) + np.log(0.02)}[error]
+    assert values[2] == pytest.approx(true, abs=0.05)

@@ -9,6 +9,7 @@ import torch
 from toy_fit import batches, job
 
 from astroclip_train.errors import RunError
+from astroclip_train.stages.module import TrainingModule
 from astroclip_train.training.checkpoint import CheckpointFolder, load_checkpoint
 from astroclip_train.training.fit import fit
 
@@ -107,3 +108,33 @@ def test_best_is_chosen_by_validation_and_holds_the_average(tmp_path: Path) -> N
     if best["step"] == last["step"]:
         assert torch.equal(best["modules"]["net"]["0.weight"], average)
     assert not torch.equal(last["modules"]["net"]["0.weight"], average)
+
+
+@pytest.mark.parametrize(("after", "best"), [((1.5, 0.8), (12, 0.8)), ((1.5, 2.0), (4, 1.0))])
+def test_best_weights_outlive_a_kill_before_the_next_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: tuple[float, float], best: tuple[int, float]
+) -> None:
+    """Killed at step 8, between a better validation and its checkpoint; on another machine step 8 comes out worse."""
+
+    class Killed(BaseException):
+        pass
+
+    steps = {"max_steps": 12, "val_every_steps": 4, "checkpoint_every_steps": 4}
+    made = job(tmp_path, **steps, keep_best=1, validate_first=False)
+    values = iter((1.0, 0.5, *after))
+    monkeypatch.setattr(TrainingModule, "evaluate_loader", lambda *_: {"val_loss": next(values)})
+    save, seen = CheckpointFolder.save, []
+
+    def dying(self: CheckpointFolder, step: int, content: dict) -> Path:
+        if step == 8 and not seen:
+            seen.append(step)
+            raise Killed
+        return save(self, step, content)
+
+    monkeypatch.setattr(CheckpointFolder, "save", dying)
+    with pytest.raises(Killed):
+        fit(made)
+    result = fit(made)
+    assert (result.best_step, result.best_value) == best
+    assert result.load()["validation"] == {"val_loss": best[1]}
+    assert [p.name for p in result.best.parent.glob("best-*")] == [f"best-{best[0]:08d}.ckpt"]

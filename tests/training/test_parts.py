@@ -126,3 +126,18 @@ def test_save_is_whole(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "a.ckpt", {"step": 1, "modules": {"m": {"w": torch.ones(3)}}})
     assert [p.name for p in tmp_path.iterdir()] == ["a.ckpt"]
     assert load_checkpoint(tmp_path / "a.ckpt")["modules"]["m"]["w"].tolist() == [1, 1, 1]
+
+
+def test_slow_but_steady_improvement_does_not_stop() -> None:
+    """min_delta counts from the last improvement that counted, as smaller ones add up."""
+    selection = Selection(patience=3, min_delta=0.01)
+    for step in range(20):
+        selection.take(step, 1.0 - 0.005 * step)
+        assert not selection.stopped
+        again = Selection(patience=3, min_delta=0.01)
+        again.load_state_dict(selection.state_dict())
+        assert again.state_dict() == selection.state_dict()
+        selection = again
+    for step in range(20, 24):
+        selection.take(step, 0.9)
+    assert selection.stopped
