@@ -97,8 +97,8 @@ TABLE: tuple[tuple[str, str, str], ...] = (
     ("stages.*.tasks.*.trainer.checkpoint_every_steps", OPERATIONAL, "what a crash costs"),
     ("stages.*.tasks.*.trainer.log_every_steps", OPERATIONAL, "rows of metrics.csv"),
     ("stages.*.tasks.*.trainer.keep_best", OPERATIONAL, "how many are kept; the best is always"),
-    ("stages.*.objective.chunk_size", OPERATIONAL, "memory; sums in another order"),
-    ("stages.*.objective.decoders.chunk_size", OPERATIONAL, "memory; sums in another order"),
+    ("stages.*.objective.chunk_size", OPERATIONAL, "memory; another order of sums, other dropout masks"),
+    ("stages.*.objective.decoders.chunk_size", OPERATIONAL, "memory; another order of sums and masks"),
     ("stages.**", IDENTITY, "model, objective, optimiser, schedule"),
 )  # fmt: skip
 

@@ -114,7 +114,8 @@ class Contrastive(PairObjective):
         initial_bias: of the sigmoid loss.
         chunk_size: objects that are embedded and compared at once, the rest of the batch being recomputed in the
             backward pass (GradCache, https://arxiv.org/abs/2101.06983): the batch is limited by embeddings, not by
-            activations; None does all at once. It changes no number beyond rounding.
+            activations; None does all at once. Dropout masks are drawn
+            chunk by chunk; without dropout no number changes beyond rounding.
         gather: `"with_gradient"`, the only choice: without a gradient through the gathered candidates the result is
             not the gradient of any loss (measured: half as long, and off by half).
 
