@@ -183,6 +183,10 @@ def _composition(
         "ReadonlyConfigError",
     ):
         return f"{clean} cannot take that value ({str(cause).splitlines()[0].rstrip('.')}): correct it."
+    inner = _match(r"full_key: (\S+)", str(cause))
+    if inner and inner != clean and inner.startswith(clean):
+        rest = inner.removeprefix(clean).lstrip(".")
+        return f"{clean} takes no new key {rest}: to add it, write '+{failing[-1] if failing else clean}'."
     if clean.split("@")[0] in choices and "." not in clean.split("@")[0]:
         return _group_without_slot(clean, cfg)
     return unknown_key(clean, cfg, choices)

@@ -44,6 +44,7 @@ WRONG = [
     ([S, "optimizer@stages.lr.optimizer=sgd"], "did you mean optimizer@stages.lrs.optimizer?"),
     ([S, "optimizer@stages.lrs.optimizer=sdg"], "did you mean optimizer@stages.lrs.optimizer=sgd?"),
     ([S, f"{MLP}.per_input.lrs.raw.trainer.max_steps=5"], "per_input={lrs.raw: {KEY: VALUE}}', which changes"),
+    ([S, f"{MLP}.per_input={{lrs.raw: {{optimizer: {{lr: 1}}}}}}"], "takes no new key lrs.raw.optimizer: to add"),
     ([S, "run.sed=1"], "run.sed is not a key: there is no sed in run, did you mean run.seed?"),
     ([S, "+run.sed=1"], "run.sed is not a key: did you mean run.seed?"),
     ([S, "++run.sed=1"], "run.sed is not a key: did you mean run.seed?"),
