@@ -87,10 +87,18 @@ def normal(seed: int, epoch: int | Tensor, objects: Tensor, slots: int, stream: 
     return torch.special.ndtri(uniform(seed, epoch, objects, slots, stream).clamp(2.0**-54, 1 - 2.0**-53))
 
 
-def even_normals(n: int, dimensions: int) -> Tensor:
-    """A scrambled Sobol sequence mapped to normals, float64 of shape (n, d): the same in every call.
+def even_normals(n: int, dimensions: int, shift: Tensor | None = None) -> Tensor:
+    """A scrambled Sobol sequence mapped to normals, float32 of shape (n, d): the same in every call.
 
     Their means converge like 1/n instead of 1/sqrt(n) (Owen 1997, doi:10.1214/aos/1031594731).
+
+    Arguments:
+        n: points.
+        dimensions: of each.
+        shift: uniform numbers (b, d) by which each object's points are moved around the unit cube, so that no two
+            objects share their errors (Cranley and Patterson 1976, doi:10.1137/0713071); the answer is (b, n, d).
     """
-    points = torch.quasirandom.SobolEngine(dimensions, scramble=True, seed=0).draw(n, dtype=torch.float64)
-    return torch.special.ndtri(points.clamp(2.0**-32, 1 - 2.0**-32))
+    points = torch.quasirandom.SobolEngine(dimensions, scramble=True, seed=0).draw(n)
+    if shift is not None:
+        points = torch.remainder(points.to(shift.device) + shift.float()[:, None], 1.0)
+    return torch.special.ndtri(points.clamp(2.0**-24, 1 - 2.0**-24))

@@ -67,3 +67,14 @@ def test_even_normals_average_better_than_drawn_ones():
     assert points.mean(0).abs().max() < 0.02  # 0.06 by chance
     assert (points.std(0) - 1).abs().max() < 0.02
     assert torch.isfinite(points).all()
+
+
+def test_even_normals_of_several_objects_are_normal_and_their_own():
+    shift = uniform(0, 0, torch.arange(300), 3, "posterior")
+    points = even_normals(200, 3, shift)
+    assert points.shape == (300, 200, 3)
+    assert torch.equal(points[5:6], even_normals(200, 3, shift[5:6]))
+    assert kstest(points[:, :, 1].flatten().numpy(), "norm").pvalue > 1e-3
+    means = points.mean(1)
+    assert means.std() < 0.02  # 0.07 by chance
+    assert np.abs(np.corrcoef(means.numpy(), rowvar=False) - np.eye(3)).max() < 0.3

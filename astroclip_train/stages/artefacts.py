@@ -13,7 +13,7 @@ from ..evaluation.bounds import crb_of_store
 from ..evaluation.calibration import sample_pit, sample_quantiles
 from ..evaluation.retrieval import cross_retrieval, oracle_ranks
 from ..files import atomic_write
-from ..randomness import normal
+from ..randomness import even_normals, uniform
 
 __all__ = [
     "oracle_pair",
@@ -94,8 +94,7 @@ def write_predictions(
 
 def _noise(seed: int, task: str, name: str, objects: Tensor, samples: int, labels: int) -> Tensor:
     """What posterior samples (b, s, k) are made of: a function of the object, whatever batch it comes in."""
-    drawn = normal(seed, 0, objects, samples * labels, f"posterior/{task}/{name}")
-    return drawn.reshape(len(objects), samples, labels)
+    return even_normals(samples, labels, uniform(seed, 0, objects, labels, f"posterior/{task}/{name}"))
 
 
 def write_crb(run: Path, source: Any, samples: np.ndarray) -> None:
