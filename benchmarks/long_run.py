@@ -1,6 +1,6 @@
 """How close an hour on two cores comes to the bound: raw CNN, raw MLP, frozen and fine-tuned encoder, trained longer.
 
-    python benchmarks/long_run.py [--root runs] [--factor 1.0] [--seed 0]
+    python benchmarks/long_run.py [--root runs] [--factor 1.0] [--seed 0] [--name long]
 
 Four times the demo's stars and about ten times its steps, wider heads; stages `xp` and `align` are left out. The same
 command again goes on, or prints the numbers of the finished run. Extra words are overrides of the run.
@@ -23,7 +23,7 @@ def overrides(options: argparse.Namespace) -> list[str]:
     steps = {k: max(20, int(n * options.factor)) for k, n in STEPS.items()}
     tasks = "stages.heads.tasks"
     words = [
-        "+experiment=specclip", "run.name=long", f"run.root={options.root}", f"run.seed={options.seed}",
+        "+experiment=specclip", f"run.name={options.name}", f"run.root={options.root}", f"run.seed={options.seed}",
         "run.stages=[lrs,heads]", f"dataset.n={options.stars}",
         "~stages.xp", "~stages.align", "~stages.heads.encoders.xp", "stages.heads.aligned=null",
         "stages.heads.embeddings=[]", *[f"~{tasks}.{t}" for t in ("linear", "knn", "flow")],
@@ -48,13 +48,14 @@ def main() -> None:
     options.add_argument("--factor", type=float, default=1.0, help="of the steps")
     options.add_argument("--stars", type=int, default=240_000)
     options.add_argument("--seed", type=int, default=0)
+    options.add_argument("--name", default="long", help="of the run")
     chosen, chosen.more = options.parse_known_args()
     header()
     command = [sys.executable, "-m", "astroclip_train.cli.train", *overrides(chosen)]
     code = subprocess.run(command, check=False).returncode
     if code:
         sys.exit(code)
-    metrics = json.loads((chosen.root / "specclip" / "long" / "metrics.json").read_text())
+    metrics = json.loads((chosen.root / "specclip" / chosen.name / "metrics.json").read_text())
     for name, task, part in (
         ("raw CNN", "cnn", "lrs.raw"),
         ("raw MLP", "mlp", "lrs.raw"),

@@ -210,7 +210,7 @@ def _search(options: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory() as first, tempfile.TemporaryDirectory() as second:
         model, query = _open(options, Path(first))
         wanted = options.gallery_modality or "+".join(query.modalities)
-        gallery = open_inputs(options.gallery, model, wanted.split("+"), Path(second))
+        gallery = open_inputs(options.gallery, model, wanted.split("+"), Path(second)).distinct()
         if options.ids:
             query = query.take(options.ids)
         columns = search_table(model, query, gallery, options.k, options.exclude_self, options.batch_size)

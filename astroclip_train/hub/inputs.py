@@ -60,6 +60,12 @@ class Inputs:
         worst = np.max([self.store.reasons(m)[self.samples] for m in self.modalities], axis=0)
         return np.array(REASONS)[worst]
 
+    def distinct(self) -> "Inputs":
+        """One sample for each spectrum: in a store of pairs one of Gaia may stand beside several of LAMOST."""
+        rows = np.stack([self.store.stacked_rows(m)[self.samples] for m in self.modalities], axis=1)
+        _, first = np.unique(rows, axis=0, return_index=True)
+        return Inputs(self.store, self.modalities, self.samples[np.sort(first)])
+
     def take(self, names: Sequence[str]) -> "Inputs":
         """Only the samples with these object or observation ids.
 
