@@ -79,7 +79,8 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
             f"{path} could not be written ({reason}): free space or choose another folder."
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # on a read-only disk there is nothing to remove
+            temporary.unlink(missing_ok=True)
 
 
 def remove_abandoned(path: str | Path) -> None:

@@ -50,13 +50,18 @@ def add_generic(command: Parser) -> None:
     about = command.add_argument_group("what the spectra are")
     about.add_argument("--frame", choices=FRAMES, required=True, help="of wavelengths")
     about.add_argument("--survey", default="", metavar="NAME", help="survey or instrument (the file's name)")
-    about.add_argument("--flux-unit", default="relative", metavar="UNIT", help="(relative)")
+    about.add_argument(
+        "--flux-unit", default="relative", metavar="UNIT", help="1 for a pure number (relative)"
+    )
     about.add_argument("--resolution", default="unknown", metavar="TEXT", help="such as R=1800")
     about.add_argument(
         "--applied", default="", metavar="NAMES", help="normalisations the flux has, such as continuum"
     )
     about.add_argument(
-        "--normalise", choices=["none", "continuum", "flux_550nm"], default="none", help="(none)"
+        "--normalise",
+        choices=["none", "continuum", "continuum_polynomial", "flux_550nm"],
+        default="none",
+        help="what to divide out: continuum is SpecCLIP's envelope, continuum_polynomial that of mock stars (none)",
     )
     about.add_argument(
         "--grid", default="", help="resample to lrs, xp, log10:start:step:n or linear:start:step:n in Å"

@@ -112,11 +112,25 @@ def _main(argv: list[str]) -> int:
     options = parser().parse_args(argv)
     if getattr(options, "batch_size", 1) < 1 or getattr(options, "k", 1) < 1:
         raise ConfigError("--batch-size and -k must be at least 1.")
+    if getattr(options, "samples", 2) < 2:
+        raise ConfigError(f"--samples {options.samples} must be at least 2, of which a scatter can be taken.")
+    _check_device(getattr(options, "device", "cpu"))
     for package in options.allow_target:
         from ..hub.build import allow
 
         allow(package)
     return options.work(options)
+
+
+def _check_device(name: str) -> None:
+    """Refuses a device that is not here."""
+    if name == "cpu":
+        return
+    import torch
+
+    there = ["cpu"] + ["cuda"] * torch.cuda.is_available() + ["mps"] * torch.backends.mps.is_available()
+    if name.split(":")[0] not in there:
+        raise ConfigError(f"--device {name} is not here: choose {' or '.join(there)}.")
 
 
 def _describe(options: argparse.Namespace) -> int:

@@ -19,7 +19,7 @@ from .store_builder import Report
 
 __all__ = ["GenericTarget", "convert_generic"]
 
-NORMALISERS = ("none", "continuum", "flux_550nm")
+NORMALISERS = ("none", "continuum", "continuum_polynomial", "flux_550nm")
 CHUNK = 2048
 
 
@@ -87,7 +87,7 @@ def _info(layout: generic.Layout, target: GenericTarget, wave: Grid | np.ndarray
     grid: Grid | str = target.grid or (wave if isinstance(wave, Grid) else "per-row")
     medium = target.grid.medium if target.grid else layout.medium
     now = () if target.normalise == "none" else (target.normalise,)
-    unit = "" if now else target.flux_unit
+    unit = "" if now or target.flux_unit in ("1", "dimensionless") else target.flux_unit
     return ModalityInfo(
         target.survey,
         grid,
@@ -126,8 +126,9 @@ def _transform(arrays: dict, vacuum: np.ndarray, target: GenericTarget) -> np.nd
     """The same for rows that share their wavelengths, in vacuum Å."""
     flux, ivar, mask = arrays["flux"], arrays.get("ivar"), arrays["mask"]
     usable = np.ones(len(flux), dtype=bool)
-    if target.normalise == "continuum":
-        flux, ivar, mask, _ = normalise_continuum(vacuum, flux, ivar, mask, applied=target.applied)
+    if target.normalise.startswith("continuum"):
+        kind = "polynomial" if target.normalise == "continuum_polynomial" else "envelope"
+        flux, ivar, mask, _ = normalise_continuum(vacuum, flux, ivar, mask, applied=target.applied, kind=kind)
     elif target.normalise == "flux_550nm":
         flux, ivar, usable = _by_reference(flux, ivar, mask, vacuum)
     if target.grid is not None:

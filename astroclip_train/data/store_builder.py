@@ -171,7 +171,9 @@ class StoreBuilder:
         if left and left > self.max_bad_fraction * (n + left):
             self._refuse(n + left)
         if n == 0:
-            raise DataError(f"Nothing is left to write into {self.out}: every entry was left out.")
+            first = self.report.left_out[0] if left else None
+            why = f", first {first.name} ({first.reason.rstrip('.')})" if first else ""
+            raise DataError(f"Nothing is left to write into {self.out}: every entry was left out{why}.")
         obs_id = np.concatenate([part.obs_id for part in self._parts]).astype(str)
         source = np.concatenate([part.source_id for part in self._parts]).astype(object)
         source = np.array(

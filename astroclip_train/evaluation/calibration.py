@@ -161,7 +161,7 @@ def _summary(inside: dict[str, Array], ranks: Array | None, nll: Array | None) -
     for name, value in inside.items():
         out |= {name: _mean(value), f"{name}_err": _error(value)}
     ece = np.nan if ranks is None else expected_calibration_error(ranks)
-    out["ece"] = float(ece) if np.isfinite(ece) else None
+    out["ece"] = min(float(ece), 0.5) if np.isfinite(ece) else None  # 0.5 but for rounding
     if nll is not None:  # a truth to which the posterior gives no density at all
         out["outside"] = int(np.isposinf(nll).sum())
     out |= (

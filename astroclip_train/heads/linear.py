@@ -71,7 +71,7 @@ class LinearHead(Head):
 
 
 def _ridge(x: Tensor, y: Tensor, ridge: float | str) -> tuple[Tensor, Tensor]:
-    """Weights (f, k) and residual scatter (k,) from centred x (n, f), y (n, k)."""
+    """Weights (f, k) and predictive scatter (k,) from centred x (n, f), y (n, k)."""
     n, f = x.shape
     tiny = 1e-12
     if f <= n:
@@ -89,10 +89,13 @@ def _ridge(x: Tensor, y: Tensor, ridge: float | str) -> tuple[Tensor, Tensor]:
     grid = (
         torch.logspace(-6, 2, 17, dtype=x.dtype, device=x.device) if ridge == "gcv" else x.new_tensor([ridge])
     )
-    share = s.square() / (s.square() + n * grid[:, None])  # (candidates, singular values)
-    error = unexplained.clamp_min(0.0) + (1 - share).square() @ d.square()  # (candidates, k)
-    free = (n - 1 - share.sum(dim=1)).clamp_min(1.0)[:, None]
+    rest = n * grid[:, None] / (s.square() + n * grid[:, None])  # 1 - share, (candidates, singular values)
+    share = 1 - rest
+    error = unexplained.clamp_min(0.0) + rest.square() @ d.square()  # (candidates, k)
+    # with as many features as objects nothing is left over but what the penalty holds back
+    free = (max(n - 1 - len(s), 0) + rest.sum(dim=1)).clamp_min(tiny)[:, None]
     best = (error / free.square()).argmin(dim=0)
     weight = v @ (share[best].T / s[:, None] * d)
     columns = torch.arange(y.shape[1], device=y.device)
-    return weight, (error[best, columns] / free[best, 0]).sqrt()
+    # of objects left out, by generalised cross-validation: training residuals vanish where features abound
+    return weight, ((n - 1) * error[best, columns]).sqrt() / free[best, 0]

@@ -22,7 +22,11 @@ def embedding_table(model: AstroModel, inputs: Inputs, kind: str, batch_size: in
     """Ids, quality, `in_domain` where known, and the embedding `z` (n, k)."""
     z = embeddings(model, inputs, kind, batch_size)
     (modality,) = inputs.modalities
-    return _ids(inputs) | _domain(model, f"{modality}.{kind}", z) | {"z": (_blank(inputs, z.numpy()), "")}
+    return (
+        _ids(inputs)
+        | _domain(model, inputs, f"{modality}.{kind}", z)
+        | {"z": (_blank(inputs, z.numpy()), "")}
+    )
 
 
 def embeddings(model: AstroModel, inputs: Inputs, kind: str, batch_size: int = 256) -> Tensor:
@@ -56,7 +60,7 @@ def label_table(
             inside.append(torch.stack([_inside(model, m, spectra, seen) for m in guarded]).all(0).cpu())
     columns = _ids(inputs)
     if inside:
-        columns["in_domain"] = (torch.cat(inside).numpy(), "")
+        columns["in_domain"] = (torch.cat(inside).numpy() & (inputs.quality() == "good"), "")
     for label, first in found[0].items():
         mean = torch.cat([part[label].mean for part in found]).cpu().double().numpy()
         columns[label] = (_blank(inputs, mean), first.unit)
@@ -138,9 +142,10 @@ def _ids(inputs: Inputs) -> Columns:
     }
 
 
-def _domain(model: AstroModel, name: str, features: Tensor) -> Columns:
+def _domain(model: AstroModel, inputs: Inputs, name: str, features: Tensor) -> Columns:
+    """`in_domain`; what is bad lies nowhere."""
     inside = model.in_domain(name, features.to(model.device))
-    return {} if inside is None else {"in_domain": (inside.cpu().numpy(), "")}
+    return {} if inside is None else {"in_domain": (inside.cpu().numpy() & (inputs.quality() == "good"), "")}
 
 
 @torch.inference_mode()

@@ -120,7 +120,8 @@ def open_inputs(
     if split is not None:
         keep &= store.splits == split
     if not keep.any():
-        raise DataError(f"{paths[0]} has no sample with {' and '.join(chosen)}: nothing to do.")
+        where = f" in its {split} split" if split else ""
+        raise DataError(f"{paths[0]} has no sample with {' and '.join(chosen)}{where}: nothing to do.")
     return Inputs(store, chosen, np.flatnonzero(keep))
 
 

@@ -38,6 +38,7 @@ KEPT = (
     "preferred",
     "dataset",
     "folds",
+    "origins",
     "data",
     "version",
     "torch",
@@ -68,13 +69,49 @@ def read_parts(path: str | Path) -> Parts:
     if (path / "model.safetensors").exists():
         return _from_export(path)
     if (path / "stages").is_dir():
-        return _merged([c for stage in _stage_order(path) for c in _checkpoints(stage)], str(path))
+        own = _merged([c for stage in _stage_order(path) for c in _checkpoints(stage)], str(path))
+        return _with_adapted(own, path)
     if (path / "checkpoints").is_dir():
         return _merged([best_checkpoint(path)])
     raise RunError(
         f"{path} is not a run directory, a checkpoint or an exported folder: "
         "give a folder with stages/ or model.safetensors, or a .ckpt file."
     )
+
+
+def _with_adapted(own: Parts, run: Path) -> Parts:
+    """A run of heads alone stands on the encoders of another model: those that its references name are added.
+
+    Raises:
+        RunError: that model is no longer there.
+    """
+    stages = {p.name for p in (run / "stages").iterdir()}
+    origins = {o for o in own.metadata.pop("origins", {}).values() if o and o not in stages}
+    for origin in sorted(origins):
+        found = Path(origin) if Path(origin).is_absolute() else _beside(run, Path(origin))
+        if found is None:
+            raise RunError(
+                f"{run} has heads on the encoders of {origin}, which is not there any more: put it back, or start "
+                "from a folder where it is."
+            )
+        theirs = read_parts(found)
+        wanted = [
+            n for n in theirs.modules if n.startswith(("encoders.", "single.", "heads.")) or n == "objective"
+        ]
+        for name in wanted:
+            own.modules.setdefault(name, theirs.modules[name])
+            own.architecture.setdefault(name, theirs.architecture[name])
+        own.metadata["modalities"] = {
+            **theirs.metadata.get("modalities", {}),
+            **own.metadata.get("modalities", {}),
+        }
+    return own
+
+
+def _beside(run: Path, origin: Path) -> Path | None:
+    """A relative path as the command that trained had it: from here, or from a folder above the run."""
+    folders = [Path.cwd(), *run.resolve().parents]
+    return next((folder / origin for folder in folders if (folder / origin).exists()), None)
 
 
 def best_checkpoint(fit: Path) -> Path:
@@ -153,6 +190,10 @@ def _names(content: dict[str, Any], metadata: dict[str, Any], path: Path) -> dic
         kind, _, part = name.partition(".")
         if kind in ("pools", "encoders"):
             names[name] = f"{'pools' if kind == 'pools' else 'tuned'}.{fit}/{part}"
+    metadata["origins"] = {
+        m: node["from"] if isinstance(node, dict) else node
+        for m, node in (metadata.get("encoders") or {}).items()
+    }
     metadata["predictors"] = {fit: {"head": head, "input": source, "labels": metadata.get("labels", [])}}
     return names
 

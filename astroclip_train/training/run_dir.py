@@ -245,7 +245,12 @@ class RunDir:
             RunError: a live process writes there.
         """
         check_progress(self.path, self.record.get("launches", []), newest_progress(self.path))
-        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunError(
+                f"{self.path} cannot be made ({error.strerror or error}): choose a run.root that can be written."
+            ) from error
         self.lease.acquire()
         self.record = self._read(self.generation) or self.record  # it may have been changed while we waited
         try:

@@ -1,7 +1,9 @@
 """The generic importer: any HDF5, NPZ or table file whose arrays are named on the command line."""
 
 import dataclasses
+import math
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -97,6 +99,12 @@ def read_wave(source: Source, layout: Layout, pixels: int) -> Grid | np.ndarray:
 
 def _check_unit(source: Source, layout: Layout, values: np.ndarray) -> None:
     middle = float(np.median(values))
+    if layout.unit == "um" and layout.wave_scale == "linear":
+        if not 0.05 < middle < 1000:
+            raise DataError(
+                f"{source.path}: --wave {layout.wave} has median {middle:.4g} µm: is another --unit meant?"
+            )
+        return
     if layout.wave_scale == "linear" and middle < 5:
         raise DataError(
             f"{source.path}: --wave {layout.wave} has median {middle:.3g}, which looks like log10: add "
@@ -140,6 +148,10 @@ def _rows(source: Source, layout: Layout, labels: dict, part: slice, total: int)
             )
         return values
 
+    def cells(key: str, option: str) -> np.ndarray | list[Any]:
+        column(key, option, (n,))  # of the right shape
+        return source.cells(key, option, part)
+
     flux = source.read(layout.flux, "--flux", part)
     if flux.ndim != 2 or flux.dtype.kind not in "fiu":
         raise DataError(
@@ -154,9 +166,7 @@ def _rows(source: Source, layout: Layout, labels: dict, part: slice, total: int)
     if layout.snr:
         arrays["snr"] = column(layout.snr, "--snr", (n,)).astype(np.float64)
     text = {
-        name: _text(column(getattr(layout, name), option, (n,)))
-        if getattr(layout, name)
-        else np.full(n, "", object)
+        name: _text(cells(getattr(layout, name), option)) if getattr(layout, name) else np.full(n, "", object)
         for name, option in (("object_id", "--id"), ("obs_id", "--obs-id"), ("split", "--split"))
     }
     numbers = {
@@ -186,17 +196,31 @@ def _numbered(ids: np.ndarray, source: Source, part: slice) -> np.ndarray:
     return np.array([f"{i or source.path.stem}-{k}" for i, k in zip(ids, numbers, strict=True)], dtype=object)
 
 
-def _text(values: np.ndarray) -> np.ndarray:
-    if values.dtype.kind == "f" and np.isfinite(values).all() and (values == np.rint(values)).all():
-        if np.abs(values).max(initial=0) > 2**53:
+def _text(values: np.ndarray | list[Any]) -> np.ndarray:
+    """Names of rows, "" where a cell is empty.
+
+    Raises:
+        DataError: numbers that a float has rounded.
+    """
+    cells = values if isinstance(values, list) else values.tolist()
+    return np.array([_name(cell) for cell in cells], dtype=object)
+
+
+def _name(cell: Any) -> str:
+    if cell is None or cell is np.ma.masked:
+        return ""
+    if isinstance(cell, bytes):
+        cell = cell.decode(errors="replace")
+    if isinstance(cell, float):
+        if not math.isfinite(cell):
+            return ""
+        if abs(cell) > 2**53:
             raise DataError(
                 "ids of 19 digits were stored as floating-point numbers and are no longer exact: fix the "
                 "file."
             )
-        values = values.astype(np.int64)
-    return np.array(
-        [v.decode() if isinstance(v, bytes) else str(v).strip() for v in values.tolist()], dtype=object
-    )
+        cell = int(cell) if cell == int(cell) else cell
+    return str(cell).strip()
 
 
 def _inverse_variance(column, layout: Layout, shape: tuple[int, ...]) -> np.ndarray:

@@ -71,6 +71,19 @@ class Source:
             raise DataError(f"{self.path}, {key} for {option} cannot be read ({error}).") from error
         return array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array
 
+    def cells(self, key: str, option: str, part: slice) -> np.ndarray | list[Any]:
+        """Rows of a column as they stand in the file, None where masked: names must not pass through floats.
+
+        Raises:
+            DataError: no such name.
+        """
+        self._check(key, option)
+        values = self._columns[key][part]
+        if isinstance(values, list):
+            return values
+        array = values if np.ma.isMaskedArray(values) else np.asarray(values)
+        return array.tolist() if np.ma.isMaskedArray(array) or array.dtype.kind == "O" else array
+
 
 def _from_cells(values: list[Any]) -> np.ndarray:
     """Cells of a text table: numbers, arrays written as text, or text."""
