@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+from collections import Counter
 from pathlib import Path
 from types import TracebackType
 
@@ -11,6 +12,7 @@ from ..errors import DataError
 from ..files import atomic_write
 from .identity import RADIUS, name_objects
 from .modality import ModalityInfo
+from .quality import REASONS, assess
 from .readers.catalogue import Catalogue, join_labels
 from .readers.rows import Rows
 from .readers.spectrum import check_label_units, label_in_unit
@@ -109,6 +111,7 @@ class StoreBuilder:
         self._parts: list[Rows] = []
         self._rows: list[dict[str, np.ndarray]] = []
         self._seen: set[str] = set()
+        self._bad: Counter[str] = Counter()
         self.report = Report(self.out, infos=infos)
 
     def __enter__(self) -> "StoreBuilder":
@@ -160,6 +163,9 @@ class StoreBuilder:
             rows = rows.take(kept)
         if not len(rows):
             return
+        for m, arrays in rows.arrays.items():
+            verdict = assess(arrays["flux"], arrays.get("ivar"), arrays.get("mask"), self.infos[m])
+            self._bad.update(REASONS[k] for k in verdict[verdict > 0])
         written = {m: self._writer.append(m, **arrays) for m, arrays in rows.arrays.items()}
         self._rows.append({m: written.get(m, np.full(len(rows), -1)) for m in self.infos})
         rows.arrays = {}
@@ -170,6 +176,15 @@ class StoreBuilder:
         left = len(self.report.left_out)
         if left and left > self.max_bad_fraction * (n + left):
             self._refuse(n + left)
+        bad = sum(self._bad.values())
+        if bad:
+            why = ", ".join(f"{count:,} because {reason}" for reason, count in self._bad.most_common())
+            if bad + left > self.max_bad_fraction * (n + left):
+                raise DataError(
+                    f"{bad:,} of {n:,} spectra for {self.out} are bad ({why}), more than --max-bad-fraction "
+                    f"{self.max_bad_fraction:g}: check units and columns, or raise the limit."
+                )
+            self.report.notes.append(f"{bad:,} spectra are bad and will not be used: {why}")
         if n == 0:
             first = self.report.left_out[0] if left else None
             why = f", first {first.name} ({first.reason.rstrip('.')})" if first else ""

@@ -163,3 +163,54 @@ def test_help_is_fast_and_imports_nothing_heavy():
 def test_without_a_command_the_help_is_shown(capsys):
     assert main([]) == 0
     assert "astro-data convert lamost" in capsys.readouterr().out
+
+
+def own_file(path, ids, flux):
+    np.savez(path, flux=flux, ids=ids)
+    return ["convert", "npz", path, "--modality", "lrs", "--flux", "flux", "--wave", "linear:4000:2", "--frame",
+            "rest", "--id", "ids"]  # fmt: skip
+
+
+def test_a_missing_id_merges_no_objects(tmp_path, capsys):
+    """Text, numbers and tables: an empty name is no name, and 19 digits never pass through a float."""
+    flux = np.random.default_rng(0).normal(5, 1, (4, 50))
+    big = [5853498713190525696, 5853498713190525697, None, 5853498713190525699]
+    table = tmp_path / "t.csv"
+    rows = [",".join([str(i or ""), *(f"{v:.4f}" for v in row)]) for i, row in zip(big, flux, strict=True)]
+    table.write_text("ids," + ",".join(f"f{k}" for k in range(50)) + "\n" + "\n".join(rows) + "\n")
+    words = ["convert", "table", table, "--modality", "lrs", "--flux", "f*", "--wave", "linear:4000:2", "--frame",
+             "rest", "--id", "ids", "--out", tmp_path / "t.h5"]  # fmt: skip
+    assert main([str(w) for w in words]) == 0
+    names = Store(tmp_path / "t.h5").object_id.tolist()
+    assert [n for n in names if n.startswith("58534")] == [str(i) for i in big if i]
+    assert len(set(names)) == 4
+    small = own_file(tmp_path / "s.npz", np.array([1e12, 7.0, np.nan, np.nan]), flux)
+    assert main([str(w) for w in [*small, "--out", tmp_path / "s.h5"]]) == 0
+    assert Store(tmp_path / "s.h5").object_id[:2].tolist() == ["1000000000000", "7"]
+    assert len(set(Store(tmp_path / "s.h5").object_id)) == 4
+    capsys.readouterr()
+    rounded = own_file(tmp_path / "b.npz", np.array([5.8e18, np.nan, 1.0, 2.0]), flux)
+    assert "no longer exact" in refused(capsys, *rounded, "--out", tmp_path / "b.h5")
+
+
+def test_bad_spectra_are_counted_and_too_many_refused(tmp_path, capsys):
+    flux = np.random.default_rng(0).normal(5, 1, (40, 50))
+    flux[:2] = np.nan
+    few = own_file(tmp_path / "few.npz", np.arange(40), flux)
+    assert main([str(w) for w in [*few, "--out", tmp_path / "few.h5"]]) == 0
+    told = capsys.readouterr().out
+    assert "2 spectra are bad and will not be used: 2 because fewer than half of its pixels are good" in told
+    flux[:] = np.nan
+    many = own_file(tmp_path / "many.npz", np.arange(40), flux)
+    assert "40 of 40 spectra for " in refused(capsys, *many, "--out", tmp_path / "many.h5")
+    assert not (tmp_path / "many.h5").exists()
+
+
+def test_ones_own_spectra_over_the_continuum_of_mock_stars(tmp_path):
+    flux = np.random.default_rng(0).normal(5, 0.1, (3, 800)) * np.linspace(1, 2, 800)
+    words = own_file(tmp_path / "m.npz", np.arange(3), flux)
+    words += ["--normalise", "continuum_polynomial", "--grid", "lrs", "--out", tmp_path / "m.h5"]
+    words[words.index("linear:4000:2")] = "linear:3950:2.2"
+    assert main([str(w) for w in words]) == 0
+    info = Store(tmp_path / "m.h5").modalities["lrs"]
+    assert (info.normalisation, info.unit, info.grid.n) == (("continuum_polynomial",), "", 1462)

@@ -273,3 +273,19 @@ def test_quantiles_of_samples_and_of_a_normal():
     np.testing.assert_allclose(made, np.moveaxis(np.quantile(samples.numpy(), q, axis=1), 0, -1))
     normal = Prediction(torch.tensor([[3.0]]), torch.tensor([[2.0]])).quantiles(q)
     np.testing.assert_allclose(normal[0, 0], norm.ppf(q, 3, 2), rtol=1e-5)
+
+
+def test_linear_states_the_errors_of_others_where_features_abound():
+    """Fewer objects than features: training residuals vanish, errors of new objects do not."""
+    g = torch.Generator().manual_seed(0)
+    x, truth = (
+        torch.randn(400, 300, generator=g, dtype=torch.float64),
+        torch.randn(300, 1, generator=g, dtype=torch.float64),
+    )
+    y = x @ truth + 3.0 * torch.randn(400, 1, generator=g, dtype=torch.float64)
+    for n in (40, 150, 280, 330):
+        head = LinearHead(300, ["a"]).double()
+        head.fit(x[:n], y[:n])
+        answer = head.predict(x[350:])
+        ratio = float((answer.mean - y[350:]).std() / answer.std.mean())
+        assert 0.7 < ratio < 1.4, (n, ratio)

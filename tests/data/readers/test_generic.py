@@ -122,7 +122,10 @@ def test_normalising_once(run, arrays):
     continuum = GenericTarget("mine", "rest", normalise="continuum", applied=("continuum",))
     with pytest.raises(DataError, match="already"):
         run(flux="flux", wave="wave", target=continuum)
-    done = run(flux="flux", wave="wave", target=GenericTarget("mine", "rest", applied=("continuum",)))
+    applied = GenericTarget("mine", "rest", applied=("continuum",))
+    with pytest.raises(DataError, match=r"1 of 5 spectra for .* are bad \(1 because its variance is zero\)"):
+        run(flux="flux", wave="wave", target=applied)
+    done = run(flux="flux", wave="wave", target=applied, limit=0.3)
     assert done.modalities["lrs"].normalisation == ("continuum",)
 
 
