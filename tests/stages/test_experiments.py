@@ -1,5 +1,6 @@
 """Every shipped experiment takes real steps in each of its stages; one is taken to its report and its model is used."""
 
+import csv
 import json
 import os
 import subprocess
@@ -89,6 +90,15 @@ def test_an_exported_model_is_adapted_to_a_store(adapt: str, tiny: Path) -> None
     run = Path(command("astro-train", *words, cwd=tiny).strip().splitlines()[-1]).parent
     heads = json.loads((tiny / run / "metrics.json").read_text())["heads"]["teff"]
     assert "lrs.single" in heads["finetune" if adapt != "probe" else "mlp"]
+    command("astro-model", "export", str(run), "--out", f"adapted-{adapt}", cwd=tiny)
+    answers = []
+    for model in (str(run), f"adapted-{adapt}"):
+        words = [model, str(store), "--modality", "lrs", "--split", "test", "--out", "labels.csv"]
+        command("astro-model", "predict", *words, cwd=tiny)
+        with (tiny / "labels.csv").open() as file:
+            answers.append([row["teff [K]"] for row in csv.DictReader(file)])
+    assert answers[0] == answers[1]
+    assert len(set(answers[0])) > 50
 
 
 @pytest.mark.slow
