@@ -253,11 +253,11 @@ class HeadSystem(System):
             for modality in dict.fromkeys(self.modalities.values()):
                 batch = self.augment(batch, modality, seed=self.seed, epoch=epoch, stream=stream)
         features = self.features(batch, changed)
-        with torch.autocast(
-            features.device.type, enabled=False
-        ):  # a head costs little, and densities need digits
-            half = features.dtype in (torch.bfloat16, torch.float16)
-            return self.head.loss(features.float() if half else features, batch["labels"]), {}
+        if features.dtype in (torch.bfloat16, torch.float16):
+            features = features.float()
+        # a head costs little, and densities need digits
+        with torch.autocast(features.device.type, enabled=False):
+            return self.head.loss(features, batch["labels"]), {}
 
     def compilable(self) -> Sequence[nn.Module]:
         """The encoders that are trained."""
