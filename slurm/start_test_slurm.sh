@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Starts a real SLURM of one node on this machine, for tests and for trying the templates beside this file.
+# Starts a real SLURM on this machine, for tests and for trying the templates beside this file: one node, and a second one
+# with its own network and host name where the kernel has network namespaces (partition `pair` has both).
 #
 #   slurm/start_test_slurm.sh            install what is missing (root, Debian or Ubuntu), start, wait until it is idle
 #   slurm/start_test_slurm.sh --stop     stop it; its logs stay
@@ -15,6 +16,9 @@ mark="# written by astro-train's slurm/start_test_slurm.sh"
 cores=$(nproc)
 cpus=${ASTRO_TRAIN_SLURM_CPUS:-$((cores > 8 ? cores : 8))}
 node=$(hostname -s)
+second=$node-2
+nodes=$node
+address=127.0.0.1
 
 fail() {
   echo "start_test_slurm.sh: $*" >&2
@@ -32,20 +36,48 @@ install_slurm() {
   command -v slurmctld >/dev/null && command -v slurmd >/dev/null && command -v munged >/dev/null && return
   command -v apt-get >/dev/null || fail "slurmctld, slurmd or munged is missing: install SLURM and munge first."
   export DEBIAN_FRONTEND=noninteractive
-  { timeout 120 apt-get update -qq && timeout 400 apt-get install -y -qq --no-install-recommends slurm-wlm munge; } \
+  { timeout 120 apt-get update -qq && timeout 400 apt-get install -y -qq --no-install-recommends slurm-wlm munge iproute2; } \
     >"$dir/apt.log" 2>&1 || fail "apt-get could not install slurm-wlm and munge, see $dir/apt.log."
 }
+
+# The second node is a network namespace: packets between the two cross a virtual cable, and each has its own loopback.
+# Both call their end of it astro0, which gloo is told by GLOO_SOCKET_IFNAME.
+make_second() {
+  command -v ip >/dev/null || return 1
+  if ! ip netns exec "$second" true 2>/dev/null; then
+    ip netns add "$second" 2>/dev/null || return 1
+    ip netns exec "$second" ip link set lo up
+  fi
+  if ! ip link show astro0 >/dev/null 2>&1; then
+    ip link add astro0 type veth peer name astro0 netns "$second" 2>/dev/null || { remove_second && return 1; }
+    ip addr add 10.213.7.1/24 dev astro0 && ip link set astro0 up
+    ip netns exec "$second" ip addr add 10.213.7.2/24 dev astro0
+    ip netns exec "$second" ip link set astro0 up
+  fi
+  printf '127.0.0.1 localhost\n10.213.7.1 %s\n10.213.7.2 %s\n' "$node" "$second" >"$dir/hosts-$second"
+  getent hosts "$second" >/dev/null || echo "10.213.7.2 $second" >>/etc/hosts
+  address=10.213.7.1
+  nodes=$node,$second
+}
+
+remove_second() {
+  command -v ip >/dev/null || return 0
+  ip link del astro0 2>/dev/null || true
+  ip netns del "$second" 2>/dev/null || true
+}
+
+# NodeName's numbers, which config_overrides makes SLURM believe.
+size() { echo "CPUs=$cpus RealMemory=512000 Gres=gpu:8 State=UNKNOWN"; }
 
 write_conf() {
   mkdir -p "$(dirname "$conf")"
   # AuthInfo=cred_expire is also how long a requeued job waits before it starts again (120 s on most clusters).
-  # config_overrides makes SLURM believe the numbers of NodeName.
   touch "$dir"/gpu{0..7} # a GPU is a file that exists
   printf '%s\nName=gpu File=%s/gpu[0-7]\n' "$mark" "$dir" >/etc/slurm/gres.conf
   cat >"$conf.new" <<CONF
 $mark
 ClusterName=astro-train-test
-SlurmctldHost=$node(127.0.0.1)
+SlurmctldHost=$node($address)
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
@@ -73,15 +105,21 @@ PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 MailProg=/bin/true
 StateSaveLocation=$dir/state
-SlurmdSpoolDir=$dir/spool
+SlurmdSpoolDir=$dir/spool-%n
 SlurmctldPidFile=$dir/slurmctld.pid
-SlurmdPidFile=$dir/slurmd.pid
+SlurmdPidFile=$dir/slurmd-%n.pid
 SlurmctldLogFile=$dir/slurmctld.log
-SlurmdLogFile=$dir/slurmd.log
-NodeName=$node NodeAddr=127.0.0.1 CPUs=$cpus RealMemory=512000 Gres=gpu:8 State=UNKNOWN
+SlurmdLogFile=$dir/slurmd-%n.log
+NodeName=$node NodeAddr=$address $(size)
 PartitionName=main Nodes=$node Default=YES MaxTime=INFINITE State=UP PriorityTier=1 GraceTime=20
 PartitionName=urgent Nodes=$node MaxTime=INFINITE State=UP PriorityTier=10 PreemptMode=OFF
 CONF
+  if [ "$nodes" != "$node" ]; then
+    cat >>"$conf.new" <<CONF
+NodeName=$second NodeAddr=10.213.7.2 $(size)
+PartitionName=pair Nodes=$nodes MaxTime=INFINITE State=UP PriorityTier=1 GraceTime=20
+CONF
+  fi
   if [ -e "$conf" ] && cmp -s "$conf" "$conf.new"; then
     rm "$conf.new"
     return 1 # nothing new
@@ -108,10 +146,10 @@ wait_for() { # NAME SECONDS COMMAND...
   done
 }
 
-idle() {
-  case $(sinfo -h -n "$node" -o %T 2>/dev/null | head -n 1) in
+idle() { # NODE
+  case $(sinfo -h -n "$1" -o %T 2>/dev/null | head -n 1) in
   idle | mixed | allocated) return 0 ;;
-  down* | drain* | unknown*) scontrol update "NodeName=$node" State=RESUME 2>/dev/null || true ;;
+  down* | drain* | unknown*) scontrol update "NodeName=$1" State=RESUME 2>/dev/null || true ;;
   esac
   return 1
 }
@@ -122,7 +160,7 @@ running() { # DAEMON: whether the process of its pid file lives
 
 stop() {
   local daemon
-  for daemon in slurmd slurmctld; do
+  for daemon in "slurmd-$second" "slurmd-$node" slurmctld; do
     if running "$daemon"; then
       kill "$(cat "$dir/$daemon.pid")"
       for _ in $(seq 60); do running "$daemon" && sleep 0.5 || break; done
@@ -131,19 +169,26 @@ stop() {
 }
 
 export -f idle
-export node
 check
-mkdir -p "$dir/state" "$dir/spool"
+mkdir -p "$dir/state"
 if [ "${1:-}" = --stop ]; then
   stop
+  remove_second
   exit 0
 fi
 install_slurm
 getent hosts "$node" >/dev/null || echo "127.0.0.1 $node" >>/etc/hosts # srun must find the node by its name
+make_second || echo "no second node: this kernel gives no network namespaces, or there is no ip (iproute2)"
 write_conf && stop # daemons of an older configuration
 start_munge
 running slurmctld || slurmctld
 wait_for slurmctld 60 scontrol ping
-running slurmd || slurmd -N "$node"
-wait_for "the node $node" 60 bash -c idle
-echo "SLURM $(sinfo --version | cut -d' ' -f2) is ready: node $node, $cpus CPUs, partitions main and urgent, logs in $dir"
+running "slurmd-$node" || slurmd -N "$node"
+if [ "$nodes" != "$node" ] && ! running "slurmd-$second"; then
+  # not `ip netns exec`, which hides the control groups that slurmd wants
+  nsenter "--net=/run/netns/$second" unshare --uts --mount bash -c \
+    "hostname $second && mount --bind '$dir/hosts-$second' /etc/hosts && exec slurmd -N $second"
+fi
+for n in ${nodes//,/ }; do wait_for "the node $n" 60 bash -c "idle $n"; done
+echo "SLURM $(sinfo --version | cut -d' ' -f2) is ready: nodes $nodes, $cpus CPUs each, logs in $dir"
+sinfo -h -o "partition %P on %N"

@@ -17,15 +17,17 @@ from ..distributed.geometry import LAUNCHER, Geometry, check_geometry, machine_o
 from ..distributed.heartbeat import beat
 from ..distributed.launch import LOGS, launch, log_file
 from ..errors import AstroTrainError, ConfigError, RunError
+from ..training.interruption import Interrupted, current
 from ._console import say
 
-__all__ = ["launch_ranks", "run_rank", "wanted_ranks"]
+__all__ = ["launch_ranks", "rank_0_tells", "run_rank", "wanted_ranks"]
 
 LOST = re.compile(
     "closed by peer|Connection reset|Broken pipe|Socket|recvValue|NCCL|store|heartbeat|Gloo|gloo",
     re.IGNORECASE,
 )
 TELL = 2.0  # seconds in which rank 0 tells an error that it has too
+FIRST = 20.0  # seconds in which rank 0 meets an error of the configuration that another rank has met already
 FOLLOW = 5.0  # seconds in which the launcher tells who failed first
 
 
@@ -72,6 +74,24 @@ def launch_ranks(
     return launch(
         [*options, *overrides], ranks, run_dir.path / "logs", run_dir.cfg["trainer"].get("stall_timeout")
     )
+
+
+def rank_0_tells(error: AstroTrainError, geometry: Geometry) -> None:
+    """Leaves an error that every rank meets to rank 0, which srun would end if this rank were the first to leave.
+
+    Returns where nobody ended this rank in that time, on the first rank of each node: rank 0 does not have the error.
+
+    Raises:
+        SystemExit: with the error's code.
+    """
+    try:
+        time.sleep(FIRST)
+    except Interrupted:
+        current().ignore()
+        raise SystemExit(error.exit_code) from error
+    if geometry.local_rank:
+        raise SystemExit(error.exit_code) from error
+    say(f"rank {geometry.rank} on {socket.gethostname()}:")
 
 
 def run_rank(run_dir: Any, geometry: Geometry) -> int:

@@ -140,8 +140,10 @@ def single(overrides: Sequence[str], config_dirs: Sequence[str] = (), allowed: S
 
         ranks = wanted_ranks(run_dir.cfg, geometry)
     except AstroTrainError as error:
-        if geometry.rank:  # every rank meets it, rank 0 tells it
-            raise SystemExit(error.exit_code) from error
+        if geometry.rank:
+            from .spmd import rank_0_tells
+
+            rank_0_tells(error, geometry)
         raise
     if run_dir.finished and not run_dir.preflight:
         if geometry.rank == 0:

@@ -241,7 +241,7 @@ def check_geometry(geometry: Geometry, machine: Machine, environ: Mapping[str, s
         local = geometry.local_world_size if wanted == "auto" else int(wanted)
         if (geometry.local_world_size, geometry.num_nodes) != (local, nodes):
             raise ConfigError(
-                f"{_starter(geometry)} started {geometry.local_world_size} tasks on each of {geometry.num_nodes} "
+                f"{_starter(geometry)} started {_tasks(geometry.local_world_size)} on each of {geometry.num_nodes} "
                 f"nodes, but trainer.devices={wanted} and trainer.num_nodes={nodes} ask for one task per device, "
                 f"{local} on each of {nodes}: set trainer.devices={geometry.local_world_size} "
                 f"trainer.num_nodes={geometry.num_nodes}, or {_remedy(geometry, local, nodes)}."
@@ -270,6 +270,10 @@ def check_geometry(geometry: Geometry, machine: Machine, environ: Mapping[str, s
             f"trainer.num_nodes={nodes}, but nothing started ranks on other machines: start with srun "
             f"--nodes={nodes} --ntasks-per-node={wanted}, or torchrun --nnodes={nodes}."
         )
+
+
+def _tasks(number: int) -> str:
+    return "1 task" if number == 1 else f"{number} tasks"
 
 
 def _starter(geometry: Geometry) -> str:

@@ -37,7 +37,7 @@ class _Encoder(nn.Module):
     def loss(self, rows: dict[str, Tensor], *, epoch: int, stream: str) -> tuple[Tensor, dict]:
         rows = cut(rows, self.encoder.length)
         tokens = self.encoder(rows["lrs"], rows["lrs_ivar"], rows["lrs_mask"]).flatten(1)
-        weights = torch.linspace(-1, 1, tokens.shape[1], dtype=tokens.dtype)
+        weights = torch.linspace(-1, 1, tokens.shape[1]).to(tokens)
         return share((tokens * weights).sum(1).tanh(), sum(row_counts(len(tokens)))), {}
 
 
@@ -84,7 +84,7 @@ class _AlignmentHead(nn.Module):
 
     def loss(self, rows: dict[str, Tensor], *, epoch: int, stream: str) -> tuple[Tensor, dict]:
         embedding = self.head(cut(rows, 5 * 8)["lrs"].reshape(-1, 5, 8))
-        weights = torch.linspace(-1, 1, embedding.shape[1], dtype=embedding.dtype)
+        weights = torch.linspace(-1, 1, embedding.shape[1]).to(embedding)
         return share((embedding * weights).sum(1).tanh(), sum(row_counts(len(embedding)))), {}
 
 

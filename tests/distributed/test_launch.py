@@ -6,10 +6,16 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
+
+from astroclip_train.cli import spmd
+from astroclip_train.distributed.geometry import Geometry
+from astroclip_train.errors import ConfigError
+from astroclip_train.training import interruption
 
 LIMIT = 400
 OPTIONS = ["+experiment=specclip", "scale=tiny", "trainer.accelerator=cpu", "trainer.devices=2"]
@@ -105,3 +111,28 @@ def test_more_machines_than_were_started_are_refused(tmp_path: Path) -> None:
     assert process.returncode == 2
     assert "nothing started ranks on other machines" in err
     assert len(err.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("ended", [True, False])
+def test_an_error_that_every_rank_meets_is_told_by_rank_0(monkeypatch, capsys, ended: bool) -> None:
+    """srun ends the other tasks at the first bad exit: a silent rank that left first would take the message along."""
+    error = ConfigError("the configuration is wrong.")
+    monkeypatch.setattr(spmd, "FIRST", 30.0 if ended else 0.01)
+    before = {number: signal.getsignal(number) for number in interruption.SIGNALS}
+    interruption.current().install()
+    try:
+        if ended:
+            threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM)).start()
+            with pytest.raises(SystemExit) as left:
+                spmd.rank_0_tells(error, Geometry(rank=1, world_size=2))
+            assert left.value.code == error.exit_code
+            assert capsys.readouterr().err == ""
+        else:
+            spmd.rank_0_tells(error, Geometry(rank=1, world_size=2))
+            assert "rank 1 on" in capsys.readouterr().err
+            with pytest.raises(SystemExit):  # one rank of each node is enough
+                spmd.rank_0_tells(error, Geometry(rank=3, world_size=4, local_rank=1))
+    finally:
+        interruption.current().received.clear()
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -7,7 +7,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from slurm_cluster import EVERY_STEP, TINY, TRAIN, Cluster
+from slurm_cluster import EVERY_STEP, TINY, TRAIN, Cluster, task_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.slurm]
 ONE_CORE = "--cpus-per-task=1"  # sums depend on the number of threads
@@ -65,20 +65,6 @@ def test_two_tasks_requeued_twice(cluster: Cluster, whole: Path) -> None:
     (there,) = calm.folder.glob("runs/specclip/*/metrics.csv")
     (here,) = cluster.folder.glob("runs/specclip/*/metrics.csv")
     assert here.read_text() == there.read_text()
-
-
-def task_of(job: str, number: int) -> int:
-    """The process of a task of a job on this machine."""
-    wanted = {f"SLURM_JOB_ID={job}".encode(), f"SLURM_PROCID={number}".encode()}
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            words = (entry / "cmdline").read_bytes().split(b"\0")
-            variables = set((entry / "environ").read_bytes().split(b"\0"))
-        except OSError:
-            continue
-        if wanted <= variables and any(b"astro-train" in word for word in words[:2]):
-            return int(entry.name)
-    raise AssertionError(f"job {job} has no task {number} here")
 
 
 def test_a_task_that_is_killed_ends_the_job_and_the_same_command_goes_on(cluster: Cluster) -> None:
