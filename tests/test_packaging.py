@@ -6,9 +6,11 @@ import sys
 import tomllib
 import venv
 import zipfile
+from importlib.metadata import PackageNotFoundError, metadata
 from pathlib import Path
 
 import pytest
+from packaging.specifiers import SpecifierSet
 
 ROOT = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent
@@ -93,3 +95,21 @@ def test_wheel_in_a_fresh_environment_trains_the_tiny_recipe(tmp_path):
     call(folder / "astro-train", "+experiment=specclip", "scale=tiny", cwd=empty, timeout=900)
     (report,) = (empty / "runs" / "specclip").glob("*/report.html")
     assert report.stat().st_size > 10_000
+
+
+def test_pinned_versions_install_on_the_oldest_python():
+    """Debian 12 has Python 3.11.2: a pin that wants 3.11.5 makes `make install` fail there."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    oldest = project["requires-python"].removeprefix(">=") + ".0"
+    checked = 0
+    for line in (ROOT / "constraints.txt").read_text().splitlines():
+        name, _, version = line.partition("==")
+        try:
+            found = metadata(name)
+        except PackageNotFoundError:
+            continue  # pinned for an extra that is not installed here
+        wanted = found["Requires-Python"]
+        if found["Version"].split("+")[0] == version and wanted:
+            assert oldest in SpecifierSet(wanted), f"{line} wants Python {wanted}"
+            checked += 1
+    assert checked > 50
