@@ -150,3 +150,7 @@ def _validate(options: argparse.Namespace) -> int:
         return 2
     print(f"{options.store[0]} is a sound store.")
     return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

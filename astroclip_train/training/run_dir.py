@@ -176,7 +176,7 @@ class RunDir:
         here = {k: v for k, v in self.identity.items() if not k.startswith("content of ") or k in contents}
         there = {k: v for k, v in there.items() if not k.startswith("content of ") or k in contents}
         changed = differences(there, here)
-        if changed:
+        if changed and self._begun():
             listed = ", ".join(
                 f"{k}: {_short(a)} there, {_short(b)} here" for k, (a, b) in list(changed.items())[:6]
             )
@@ -186,6 +186,11 @@ class RunDir:
                 f"{self.home} was made with other settings ({listed}{more}): "
                 f"choose another run.name, or add run.fresh=true to start {following} beside it."
             )
+
+    def _begun(self) -> bool:
+        """Whether there is anything to lose: a run that failed before its first stage gives its name back."""
+        stopped = self.status in ("failed", "interrupted")
+        return not stopped or any((self.home / name).exists() for name in ("stages", "metrics.csv"))
 
     def _extensions(self, cfg: DictConfig) -> dict[str, int]:
         booked = {k: int(v) for k, v in self.record.get("extension", {}).items()}

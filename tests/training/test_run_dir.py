@@ -1,5 +1,6 @@
 """Names, identity, generations and extensions of run directories."""
 
+import contextlib
 import functools
 import json
 
@@ -110,6 +111,22 @@ def test_a_name_given_by_hand_with_other_settings_is_refused(make):
     assert "run.fresh=true to start g002" in told
     fresh = make("run.name=mine", "run.seed=4", "run.fresh=true")
     assert (fresh.generation, fresh.path.name) == (2, "mine.g002")
+
+
+def test_a_run_that_failed_before_its_first_stage_gives_its_name_back(make):
+    def fail(folder=None):
+        with contextlib.suppress(RunError), make("run.name=mine", "run.seed=1") as run:
+            if folder:
+                (run.path / folder).mkdir()
+            raise RunError("a label is missing.")
+
+    fail()
+    with make("run.name=mine", "run.seed=2") as again:
+        assert again.generation == 1
+        again.mark("failed")
+    fail("stages")
+    with pytest.raises(RunError, match="made with other settings"):
+        make("run.name=mine", "run.seed=2")
 
 
 def test_fresh_starts_once_per_launch(make, monkeypatch):
