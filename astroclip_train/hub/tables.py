@@ -65,7 +65,17 @@ def _csv(path: Path, arrays: dict[str, tuple[np.ndarray, str]], pixels: Sequence
         else:
             ends = pixels if len(pixels) == values.shape[1] else range(values.shape[1])
             flat |= {f"{name}_{end}{head}": values[:, j] for j, end in enumerate(ends)}
-    Table(flat).write(path, format="ascii.csv", overwrite=True)
+    Table({k: _single(v) for k, v in flat.items()}).write(path, format="ascii.csv", overwrite=True)
+
+
+def _single(values: np.ndarray) -> np.ndarray:
+    """Numbers that a model gave in single precision with the digits of such: 5675.54, not 5675.5400390625."""
+    if values.dtype.kind != "f":
+        return values
+    with np.errstate(over="ignore"):
+        single = values.astype(np.float32)
+    exact = np.array_equal(single.astype(np.float64), values, equal_nan=True)
+    return single.astype(str) if exact else values  # as text: the table would write a double
 
 
 def _astropy(path: Path, arrays: dict[str, tuple[np.ndarray, str]], meta: dict[str, str]) -> None:

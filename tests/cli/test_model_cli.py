@@ -179,6 +179,13 @@ def test_full_precision_survives_csv(tmp_path):
     np.testing.assert_array_equal(back, values)
 
 
+def test_single_precision_is_written_without_the_digits_of_its_conversion(tmp_path):
+    values = np.array([5675.54, np.nan, -0.1], dtype=np.float32)
+    write_table(tmp_path / "t.csv", {"teff": (values.astype(np.float64), "K")})
+    lines = (tmp_path / "t.csv").read_text().split()[-3:]
+    assert (lines[0], lines[2]) == ("5675.54", "-0.1")
+
+
 def test_help_needs_no_torch():
     code = (
         "import sys\n"

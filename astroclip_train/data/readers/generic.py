@@ -82,7 +82,9 @@ def read_wave(source: Source, layout: Layout, pixels: int) -> Grid | np.ndarray:
             raise DataError(
                 f"--wave {layout.wave!r} is not {kind}:start:step, such as log10:3.602:1e-4."
             ) from error
-        return Grid(kind, start, step, pixels, layout.unit, layout.medium)
+        grid = Grid(kind, start, step, pixels, layout.unit, layout.medium)
+        _check_unit(source, layout, grid.wave(), linear=kind == "linear")
+        return grid
     values = np.asarray(source.read(layout.wave, "--wave"), dtype=np.float64)
     values = 10**values if layout.wave_scale == "log10" else values
     if values.shape[-1] != pixels or values.ndim > 2:
@@ -91,24 +93,24 @@ def read_wave(source: Source, layout: Layout, pixels: int) -> Grid | np.ndarray:
         )
     if not np.isfinite(values).all() or (values <= 0).any() or not (np.diff(values, axis=-1) > 0).all():
         raise DataError(f"{source.path}: --wave {layout.wave} does not increase through positive numbers.")
-    _check_unit(source, layout, values)
+    _check_unit(source, layout, values, linear=layout.wave_scale == "linear")
     if values.ndim == 2 and len(values) > 1 and not np.allclose(values, values[0], rtol=1e-7, atol=0):
         return values
     return Grid.from_wave(values if values.ndim == 1 else values[0], layout.unit, layout.medium)
 
 
-def _check_unit(source: Source, layout: Layout, values: np.ndarray) -> None:
+def _check_unit(source: Source, layout: Layout, values: np.ndarray, linear: bool) -> None:
     middle = float(np.median(values))
-    if layout.unit == "um" and layout.wave_scale == "linear":
+    if layout.unit == "um" and linear:
         if not 0.05 < middle < 1000:
             raise DataError(
                 f"{source.path}: --wave {layout.wave} has median {middle:.4g} µm: is another --unit meant?"
             )
         return
-    if layout.wave_scale == "linear" and middle < 5:
+    if linear and middle < 5:
+        advice = "begin with log10:" if layout.wave.startswith("linear:") else "add --wave-scale log10"
         raise DataError(
-            f"{source.path}: --wave {layout.wave} has median {middle:.3g}, which looks like log10: add "
-            "--wave-scale log10."
+            f"{source.path}: --wave {layout.wave} has median {middle:.3g}, which looks like log10: {advice}."
         )
     if layout.unit == "nm" and middle > 2500:
         raise DataError(
@@ -175,6 +177,7 @@ def _rows(source: Source, layout: Layout, labels: dict, part: slice, total: int)
         else np.full(n, np.nan)
         for name in ("ra", "dec")
     }
+    _check_position(source, layout, numbers)
     values = {}
     for name, (key, index) in labels.items():
         array = source.read(key, "--labels", part)
@@ -188,6 +191,17 @@ def _rows(source: Source, layout: Layout, labels: dict, part: slice, total: int)
     split = text["split"] if layout.split else None
     rows = {layout.modality: arrays}
     return Rows(rows, names, text["object_id"], numbers["ra"], numbers["dec"], values, split)
+
+
+def _check_position(source: Source, layout: Layout, numbers: dict[str, np.ndarray]) -> None:
+    for name, low, high, advice in (
+        ("dec", -90, 90, "are --ra and --dec exchanged, or is it in another unit than degrees?"),
+        ("ra", -180, 360, "it must be in degrees."),
+    ):
+        known = numbers[name][np.isfinite(numbers[name])]
+        if len(known) and not low <= known.min() <= known.max() <= high:
+            worst = max(known.min(), known.max(), key=abs)
+            raise DataError(f"{source.path}: --{name} {getattr(layout, name)} reaches {worst:.6g}: {advice}")
 
 
 def _numbered(ids: np.ndarray, source: Source, part: slice) -> np.ndarray:

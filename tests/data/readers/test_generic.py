@@ -27,7 +27,7 @@ def arrays():
         "bad": (rng.random((N, L)) < 0.02).astype(int),
         "params": rng.normal(size=(N, 2)),
         "gaia": np.array([3872221881327708672 + k for k in range(N)]),
-        "ra": 10.0 + np.arange(N),
+        "ra": 150.0 + np.arange(N),
         "dec": -5.0 * np.arange(N),
     }
 
@@ -146,6 +146,9 @@ def test_lrs_grid_from_other_pixels(run, arrays):
         ({"flux": "flux", "wave": "wave", "ivar": "wave"}, "has 300 rows"),
         ({"flux": "flux", "wave": "linear:x:1"}, "linear:start:step"),
         ({"flux": "flux", "wave": "wave", "unit": "nm"}, "is --unit Angstrom meant"),
+        ({"flux": "flux", "wave": "linear:400:0.1"}, "median 41[45].* Å: is --unit nm meant"),
+        ({"flux": "flux", "wave": "linear:3.6:1e-4"}, "looks like log10: begin with log10"),
+        ({"flux": "flux", "wave": "wave", "ra": "dec", "dec": "ra"}, "--dec set/ra reaches .* exchanged"),
         ({"flux": "flux", "wave": "wave", "mask": "bad"}, "--mask-true good or --mask-true bad"),
         ({"flux": "flux", "wave": "wave", "labels": "set/params:teff,logg,feh"}, "too few columns"),
         ({"flux": "ra", "wave": "wave"}, "expected \\(pixels,\\)"),
