@@ -177,6 +177,7 @@ def _rows(source: Source, layout: Layout, labels: dict, part: slice, total: int)
         else np.full(n, np.nan)
         for name in ("ra", "dec")
     }
+    numbers = {k: np.where(np.isin(v, MISSING), np.nan, v) for k, v in numbers.items()}
     _check_position(source, layout, numbers)
     values = {}
     for name, (key, index) in labels.items():
