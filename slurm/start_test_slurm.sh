@@ -43,21 +43,25 @@ install_slurm() {
 # The second node is a network namespace: packets between the two cross a virtual cable, and each has its own loopback.
 # Both call their end of it astro0, which gloo is told by GLOO_SOCKET_IFNAME.
 make_second() {
-  command -v ip >/dev/null || return 1
-  if ! ip netns exec "$second" true 2>/dev/null; then
+  { command -v ip && command -v nsenter; } >/dev/null || return 1
+  if ! ip netns list 2>/dev/null | grep -qw -- "$second"; then
     ip netns add "$second" 2>/dev/null || return 1
-    ip netns exec "$second" ip link set lo up
   fi
-  if ! ip link show astro0 >/dev/null 2>&1; then
-    ip link add astro0 type veth peer name astro0 netns "$second" 2>/dev/null || { remove_second && return 1; }
-    ip addr add 10.213.7.1/24 dev astro0 && ip link set astro0 up
-    ip netns exec "$second" ip addr add 10.213.7.2/24 dev astro0
-    ip netns exec "$second" ip link set astro0 up
-  fi
+  cable 2>"$dir/second.log" || { remove_second && return 1; }
   printf '127.0.0.1 localhost\n10.213.7.1 %s\n10.213.7.2 %s\n' "$node" "$second" >"$dir/hosts-$second"
   getent hosts "$second" >/dev/null || echo "10.213.7.2 $second" >>/etc/hosts
   address=10.213.7.1
   nodes=$node,$second
+}
+
+cable() { # both ends, whatever an earlier start has left
+  local there="nsenter --net=/run/netns/$second"
+  if ! ip link show astro0 >/dev/null 2>&1; then
+    ip link add astro0 type veth peer name astro0 netns "$second" || return 1
+  fi
+  ip addr replace 10.213.7.1/24 dev astro0 && ip link set astro0 up && $there ip link set lo up &&
+    $there ip addr replace 10.213.7.2/24 dev astro0 && $there ip link set astro0 up &&
+    $there unshare --uts --mount true
 }
 
 remove_second() {
@@ -154,13 +158,14 @@ idle() { # NODE
   return 1
 }
 
-running() { # DAEMON: whether the process of its pid file lives
-  [ -s "$dir/$1.pid" ] && kill -0 "$(cat "$dir/$1.pid" 2>/dev/null)" 2>/dev/null
+running() { # DAEMON or DAEMON-NODE: whether the process of its pid file lives, and is no other that got its number
+  local pid
+  pid=$(cat "$dir/$1.pid" 2>/dev/null) && [ "$(cat "/proc/$pid/comm" 2>/dev/null)" = "${1%%-*}" ]
 }
 
 stop() {
   local daemon
-  for daemon in "slurmd-$second" "slurmd-$node" slurmctld; do
+  for daemon in slurmd "slurmd-$second" "slurmd-$node" slurmctld; do # the first: of an older version of this script
     if running "$daemon"; then
       kill "$(cat "$dir/$daemon.pid")"
       for _ in $(seq 60); do running "$daemon" && sleep 0.5 || break; done
@@ -187,7 +192,7 @@ running "slurmd-$node" || slurmd -N "$node"
 if [ "$nodes" != "$node" ] && ! running "slurmd-$second"; then
   # not `ip netns exec`, which hides the control groups that slurmd wants
   nsenter "--net=/run/netns/$second" unshare --uts --mount bash -c \
-    "hostname $second && mount --bind '$dir/hosts-$second' /etc/hosts && exec slurmd -N $second"
+    "hostname $second && mount --bind '$dir/hosts-$second' /etc/hosts && exec slurmd -N $second" || fail "the second node did not start, see $dir/slurmd-$second.log."
 fi
 for n in ${nodes//,/ }; do wait_for "the node $n" 60 bash -c "idle $n"; done
 echo "SLURM $(sinfo --version | cut -d' ' -f2) is ready: nodes $nodes, $cpus CPUs each, logs in $dir"

@@ -27,7 +27,7 @@ LOST = re.compile(
     re.IGNORECASE,
 )
 TELL = 2.0  # seconds in which rank 0 tells an error that it has too
-FIRST = 20.0  # seconds in which rank 0 meets an error of the configuration that another rank has met already
+FIRST = 25.0  # seconds in which rank 0 meets an error of the configuration that another rank has met already
 FOLLOW = 5.0  # seconds in which the launcher tells who failed first
 
 
@@ -79,17 +79,18 @@ def launch_ranks(
 def rank_0_tells(error: AstroTrainError, geometry: Geometry) -> None:
     """Leaves an error that every rank meets to rank 0, which srun would end if this rank were the first to leave.
 
-    Returns where nobody ended this rank in that time, on the first rank of each node: rank 0 does not have the error.
+    Returns where nobody ended this rank in that time: rank 0 does not have the error, or it may not end the others.
+    The first rank of each node is the first to return.
 
     Raises:
-        SystemExit: with the error's code.
+        SystemExit: with the error's code, where this rank was ended.
     """
+    if geometry.source == "launcher":
+        raise SystemExit(error.exit_code) from error
     try:
-        time.sleep(FIRST)
+        time.sleep(2 * FIRST if geometry.local_rank else FIRST)
     except Interrupted:
         current().ignore()
-        raise SystemExit(error.exit_code) from error
-    if geometry.local_rank:
         raise SystemExit(error.exit_code) from error
     say(f"rank {geometry.rank} on {socket.gethostname()}:")
 

@@ -65,17 +65,20 @@ def _csv(path: Path, arrays: dict[str, tuple[np.ndarray, str]], pixels: Sequence
         else:
             ends = pixels if len(pixels) == values.shape[1] else range(values.shape[1])
             flat |= {f"{name}_{end}{head}": values[:, j] for j, end in enumerate(ends)}
-    Table({k: _single(v) for k, v in flat.items()}).write(path, format="ascii.csv", overwrite=True)
+    short = {name: _as_single for name, values in flat.items() if _is_single(values)}
+    Table(flat).write(path, format="ascii.csv", formats=short, overwrite=True)
 
 
-def _single(values: np.ndarray) -> np.ndarray:
-    """Numbers that a model gave in single precision with the digits of such: 5675.54, not 5675.5400390625."""
+def _is_single(values: np.ndarray) -> bool:
+    """Whether a model gave these numbers in single precision: 5675.54, which a double writes as 5675.5400390625."""
     if values.dtype.kind != "f":
-        return values
+        return False
     with np.errstate(over="ignore"):
-        single = values.astype(np.float32)
-    exact = np.array_equal(single.astype(np.float64), values, equal_nan=True)
-    return single.astype(str) if exact else values  # as text: the table would write a double
+        return np.array_equal(values.astype(np.float32).astype(np.float64), values, equal_nan=True)
+
+
+def _as_single(value: float) -> str:
+    return str(np.float32(value))
 
 
 def _astropy(path: Path, arrays: dict[str, tuple[np.ndarray, str]], meta: dict[str, str]) -> None:

@@ -176,7 +176,9 @@ class RunDir:
         here = {k: v for k, v in self.identity.items() if not k.startswith("content of ") or k in contents}
         there = {k: v for k, v in there.items() if not k.startswith("content of ") or k in contents}
         changed = differences(there, here)
-        if changed and self._begun():
+        if changed and self._failed_at_once():
+            self.record = {}
+        elif changed:
             listed = ", ".join(
                 f"{k}: {_short(a)} there, {_short(b)} here" for k, (a, b) in list(changed.items())[:6]
             )
@@ -187,10 +189,10 @@ class RunDir:
                 f"choose another run.name, or add run.fresh=true to start {following} beside it."
             )
 
-    def _begun(self) -> bool:
-        """Whether there is anything to lose: a run that failed before its first stage gives its name back."""
-        stopped = self.status in ("failed", "interrupted")
-        return not stopped or any((self.home / name).exists() for name in ("stages", "metrics.csv"))
+    def _failed_at_once(self) -> bool:
+        """Whether the run failed before its first stage: it has nothing to lose and gives its name back."""
+        trained = any((self.home / name).exists() for name in ("stages", "metrics.csv"))
+        return self.status == "failed" and not trained
 
     def _extensions(self, cfg: DictConfig) -> dict[str, int]:
         booked = {k: int(v) for k, v in self.record.get("extension", {}).items()}
@@ -257,8 +259,12 @@ class RunDir:
                 f"{self.path} cannot be made ({error.strerror or error}): choose a run.root that can be written."
             ) from error
         self.lease.acquire()
-        self.record = self._read(self.generation) or self.record  # it may have been changed while we waited
         try:
+            # it may have been changed while we waited
+            self.record = self._read(self.generation) or self.record
+            self._check_identity()
+            if not self.record:
+                (self.path / "wandb.json").unlink(missing_ok=True)
             keep_log(self.path / "logs" / "rank-0.log")
             write_text(self.path / "config.yaml", OmegaConf.to_yaml(self.cfg))
             write_text(self.path / "overrides.txt", "".join(f"{o}\n" for o in self.overrides))

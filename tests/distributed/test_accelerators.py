@@ -99,6 +99,7 @@ def test_deterministic_run_killed_twice_is_the_undisturbed_one(tmp_path: Path) -
             if files and files[0].read_text().count("\n") >= share * total:
                 break
             time.sleep(0.02)
+        assert process.poll() is None, "it ended before it could be killed"
         os.kill(process.pid, signal.SIGKILL)
         process.communicate()
     again = finish(root, *EXACT)

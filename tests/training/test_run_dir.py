@@ -113,20 +113,40 @@ def test_a_name_given_by_hand_with_other_settings_is_refused(make):
     assert (fresh.generation, fresh.path.name) == (2, "mine.g002")
 
 
-def test_a_run_that_failed_before_its_first_stage_gives_its_name_back(make):
-    def fail(folder=None):
-        with contextlib.suppress(RunError), make("run.name=mine", "run.seed=1") as run:
-            if folder:
-                (run.path / folder).mkdir()
-            raise RunError("a label is missing.")
+def fail(run_dir, error=RunError, folder=None):
+    with contextlib.suppress(error), run_dir as run:
+        if folder:
+            (run.path / folder).mkdir()
+        raise error("a label is missing.")
 
-    fail()
+
+def test_a_run_that_failed_before_its_first_stage_gives_its_name_back(make):
+    fail(make("run.name=mine", "run.seed=1", "run.stages=[lrs]", "run.extend=99"))
     with make("run.name=mine", "run.seed=2") as again:
-        assert again.generation == 1
+        assert (again.generation, again.extension) == (1, {})
+        assert len(again.record["launches"]) == 1
         again.mark("failed")
-    fail("stages")
+    fail(make("run.name=mine", "run.seed=2"), folder="stages")
+    with pytest.raises(RunError, match="made with other settings"):
+        make("run.name=mine", "run.seed=1")
+
+
+def test_an_interrupted_run_keeps_its_name(make):
+    fail(make("run.name=mine", "run.seed=1"), KeyboardInterrupt)
     with pytest.raises(RunError, match="made with other settings"):
         make("run.name=mine", "run.seed=2")
+
+
+def test_a_name_that_another_took_in_the_meantime_is_refused(make):
+    fail(make("run.name=mine", "run.seed=1"))
+    late = make("run.name=mine", "run.seed=2")
+    with make("run.name=mine", "run.seed=3") as quick:
+        (quick.path / "stages").mkdir()
+        quick.mark("finished")
+    with pytest.raises(RunError, match="made with other settings"):
+        late.open()
+    assert not late.lease.held
+    assert make("run.name=mine", "run.seed=3").finished
 
 
 def test_fresh_starts_once_per_launch(make, monkeypatch):

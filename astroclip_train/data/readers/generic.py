@@ -82,26 +82,28 @@ def read_wave(source: Source, layout: Layout, pixels: int) -> Grid | np.ndarray:
             raise DataError(
                 f"--wave {layout.wave!r} is not {kind}:start:step, such as log10:3.602:1e-4."
             ) from error
-        grid = Grid(kind, start, step, pixels, layout.unit, layout.medium)
-        _check_unit(source, layout, grid.wave(), linear=kind == "linear")
-        return grid
+        with np.errstate(over="ignore"):
+            made = start + step * np.arange(pixels)
+            made = made if kind == "linear" else 10**made
+        _check_wave(source, layout, made, linear=kind == "linear")
+        return Grid(kind, start, step, pixels, layout.unit, layout.medium)
     values = np.asarray(source.read(layout.wave, "--wave"), dtype=np.float64)
     values = 10**values if layout.wave_scale == "log10" else values
     if values.shape[-1] != pixels or values.ndim > 2:
         raise DataError(
             f"{source.path}: --wave {layout.wave} has shape {values.shape}, the flux {pixels} pixels."
         )
-    if not np.isfinite(values).all() or (values <= 0).any() or not (np.diff(values, axis=-1) > 0).all():
-        raise DataError(f"{source.path}: --wave {layout.wave} does not increase through positive numbers.")
-    _check_unit(source, layout, values, linear=layout.wave_scale == "linear")
+    _check_wave(source, layout, values, linear=layout.wave_scale == "linear")
     if values.ndim == 2 and len(values) > 1 and not np.allclose(values, values[0], rtol=1e-7, atol=0):
         return values
     return Grid.from_wave(values if values.ndim == 1 else values[0], layout.unit, layout.medium)
 
 
-def _check_unit(source: Source, layout: Layout, values: np.ndarray, linear: bool) -> None:
+def _check_wave(source: Source, layout: Layout, values: np.ndarray, linear: bool) -> None:
+    if not np.isfinite(values).all() or (values <= 0).any() or not (np.diff(values, axis=-1) > 0).all():
+        raise DataError(f"{source.path}: --wave {layout.wave} does not increase through positive numbers.")
     middle = float(np.median(values))
-    if layout.unit == "um" and linear:
+    if layout.unit == "um":
         if not 0.05 < middle < 1000:
             raise DataError(
                 f"{source.path}: --wave {layout.wave} has median {middle:.4g} µm: is another --unit meant?"
@@ -201,8 +203,8 @@ def _check_position(source: Source, layout: Layout, numbers: dict[str, np.ndarra
     ):
         known = numbers[name][np.isfinite(numbers[name])]
         if len(known) and not low <= known.min() <= known.max() <= high:
-            worst = max(known.min(), known.max(), key=abs)
-            raise DataError(f"{source.path}: --{name} {getattr(layout, name)} reaches {worst:.6g}: {advice}")
+            wrong = known[(known < low) | (known > high)][0]
+            raise DataError(f"{source.path}: --{name} {getattr(layout, name)} has {wrong:.6g}: {advice}")
 
 
 def _numbered(ids: np.ndarray, source: Source, part: slice) -> np.ndarray:

@@ -147,8 +147,11 @@ def test_lrs_grid_from_other_pixels(run, arrays):
         ({"flux": "flux", "wave": "linear:x:1"}, "linear:start:step"),
         ({"flux": "flux", "wave": "wave", "unit": "nm"}, "is --unit Angstrom meant"),
         ({"flux": "flux", "wave": "linear:400:0.1"}, "median 41[45].* Å: is --unit nm meant"),
+        ({"flux": "flux", "wave": "log10:3.602:1e-4", "unit": "um"}, "µm: is another --unit meant"),
+        ({"flux": "flux", "wave": "linear:-10000:100"}, "does not increase through positive numbers"),
+        ({"flux": "flux", "wave": "log10:4000:1"}, "does not increase through positive numbers"),
         ({"flux": "flux", "wave": "linear:3.6:1e-4"}, "looks like log10: begin with log10"),
-        ({"flux": "flux", "wave": "wave", "ra": "dec", "dec": "ra"}, "--dec set/ra reaches .* exchanged"),
+        ({"flux": "flux", "wave": "wave", "ra": "dec", "dec": "ra"}, "--dec set/ra has 150: .* exchanged"),
         ({"flux": "flux", "wave": "wave", "mask": "bad"}, "--mask-true good or --mask-true bad"),
         ({"flux": "flux", "wave": "wave", "labels": "set/params:teff,logg,feh"}, "too few columns"),
         ({"flux": "ra", "wave": "wave"}, "expected \\(pixels,\\)"),
@@ -159,6 +162,14 @@ def test_what_does_not_fit_is_one_sentence(run, layout, said):
     with pytest.raises(DataError, match=said) as error:
         run(**layout)
     assert "\n" not in str(error.value)
+
+
+def test_codes_of_missing_positions_are_missing(run, arrays):
+    arrays["dec"][2] = -9999.0
+    store = run(flux="flux", wave="wave", ra="ra", dec="dec")
+    dec = store.shards[0].numbers("sample/dec")
+    assert np.isnan(dec[2])
+    assert np.isfinite(dec).sum() == N - 1
 
 
 def test_log10_wavelengths_are_recognised(run, arrays):
