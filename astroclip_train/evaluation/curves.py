@@ -81,7 +81,10 @@ def loss_figure(curves: Curves) -> Figure | None:
     for axes, (stage, tasks) in zip(panels[len(single) : count], grouped.items(), strict=True):
         for i, (task, (steps, values)) in enumerate(sorted(tasks.items())):
             style = ("-", "--", ":")[i // len(COLOURS) % 3]
-            axes.plot(steps, values, style, color=COLOURS[i % len(COLOURS)], label=task.replace("__", " · "))
+            colour = COLOURS[i % len(COLOURS)]
+            axes.plot(
+                steps, values, style, marker="o", markersize=3, color=colour, label=task.replace("__", " · ")
+            )
         axes.set(title=f"{stage}: validation loss of each head", xlabel="step")
         if len(tasks) <= 12:
             axes.legend(fontsize=5.5, handlelength=1.4, labelspacing=0.2)
@@ -177,10 +180,10 @@ def _where(stage: str, prefix: str) -> str:
 
 def _probe_panel(axes: Axes, name: str, kinds: dict[str, dict[str, Line]]) -> None:
     labels = list(dict.fromkeys(label for lines in kinds.values() for label in lines))
-    for kind, style in (("ridge", "-"), ("knn", "--")):
+    for kind, style in (("ridge", "o-"), ("knn", "s--")):  # markers, because one point has no line
         for label, line in kinds.get(kind, {}).items():
             colour = COLOURS[labels.index(label) % len(COLOURS)]
             shown = symbol(label) if kind == "ridge" or "ridge" not in kinds else None
-            axes.plot(*line, style, color=colour, label=shown)
+            axes.plot(*line, style, color=colour, markersize=3, label=shown)
     axes.set(title=f"{name}: R² of probes", xlabel="step")
     axes.set_ylim(-0.1, 1.03)
