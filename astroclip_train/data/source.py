@@ -122,18 +122,30 @@ class DataSource:
         wanted = tuple(modalities) or self.modalities
         combine = np.logical_and if self.require == "all" or modalities else np.logical_or
         samples = in_split[combine.reduce([self.joined[m].present[in_split] for m in wanted])]
-        lacking = (
-            f"{len(in_split)} usable samples, of which {len(samples)} have the {', '.join(wanted)} needed"
-        )
+        counted = len(samples)
         if labelled_only or n_labels is not None:
             samples = samples[np.isfinite(self._labels[samples]).any(axis=1)]
-            lacking += f" and none has a label among {', '.join(self.label_names) or 'none asked for'}"
         if len(samples) == 0:
             names = ", ".join(str(store.paths[0]) for store in self.stores)
-            raise DataError(f"the {split} split of {names} is empty ({lacking}): more data is needed.")
+            raise DataError(f"the {split} split of {names} {self._lacks(len(in_split), counted, wanted)}.")
         if n_labels is not None:
             samples = np.sort(samples[label_order(self.object_hash[samples])[:n_labels]])
         return samples
+
+    def _lacks(self, usable: int, counted: int, wanted: Sequence[str]) -> str:
+        """Why a split has nothing to give, and what to do."""
+        if counted:
+            known = ", ".join(self.label_names) or "none asked for"
+            return f"has no label among {known} in its {counted} samples: join labels, or choose labels.names"
+        if usable:
+            return (
+                f"has {usable} usable samples, none with the {', '.join(wanted)} needed: match more objects"
+            )
+        objects = len(np.unique(self.object_hash))
+        return (
+            f"is empty: splits are a hash of the object, and {len(self.splits)} samples of {objects} objects are too "
+            "few, or too bad, for one to be in it: add objects"
+        )
 
     def n(self, split: str) -> int:
         """Samples in a split."""
