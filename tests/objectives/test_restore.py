@@ -37,7 +37,7 @@ def test_damage_and_loss():
         restored = objective.decoder(encoder(flux, weight, visible).flatten(1)).numpy()
     w = np.where(ivar > 0, 1 / (1 / (np.maximum(ivar, 1e-12) * 0.01) + 0.25), 0.0)
     expected = (w * np.abs(restored - (x.numpy() - 1) / 0.1)).sum() / w.sum()
-    assert np.isclose(float(objective(encoder, x, ivar, None, uniforms)[0]), expected)
+    assert np.isclose(objective(encoder, x, ivar, None, uniforms)[0].item(), expected)
 
 
 def test_labels_that_are_known_are_regressed_and_the_others_carry_no_weight():
