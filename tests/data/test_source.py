@@ -41,7 +41,9 @@ def test_empty_split_says_why(tmp_path, make_store):
     store = Store(make_store("few.h5", 1, object_id=["star 0"]))
     data = DataSource(store)
     empty = next(s for s in ("train", "validation", "test") if s != store.splits[0])
-    with pytest.raises(DataError, match=rf"the {empty} split of .*few\.h5 is empty: splits are a hash of the object"):
+    with pytest.raises(
+        DataError, match=rf"the {empty} split of .*few\.h5 is empty: splits are a hash of the object"
+    ):
         data.samples(empty)
     path = tmp_path / "unlabelled.h5"
     with StoreWriter(path, created_by="test") as writer:
