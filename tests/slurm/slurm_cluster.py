@@ -77,6 +77,13 @@ class Cluster:
         """Rows of the metrics of all runs in this folder."""
         return sum(f.read_text().count("\n") for f in self.folder.glob("runs/*/*/metrics.csv"))
 
+    def warn(self, job: str, number: int, rows: int) -> None:
+        """SIGUSR1 once the metrics have so many rows, and the job's return to the queue for the number-th time."""
+        self.until(lambda: self.rows() >= rows, 240, job)
+        self.run("scancel", "--signal=USR1", job)
+        self.until(lambda: self.log(job).count("is queued again") >= number, 60, job)
+        self.until(lambda: self.show(job).get("Restarts") == str(number), 60, job)
+
     def close(self) -> None:
         for job in self.jobs:
             self.run("scancel", "--quiet", job, check=False)

@@ -39,12 +39,6 @@ def two_nodes(tasks: int = 1) -> tuple[str, ...]:
     )
 
 
-def warn(cluster: Cluster, job: str, number: int, rows: int) -> None:
-    cluster.until(lambda: cluster.rows() >= rows, 240, job)
-    cluster.run("scancel", "--signal=USR1", job)
-    cluster.until(lambda: cluster.show(job).get("Restarts") == str(number), 90, job)
-
-
 def run_of(folder: Path) -> Path:
     (found,) = (f.parent for f in folder.glob("runs/*/*/run.json"))
     return found
@@ -60,8 +54,8 @@ def test_two_nodes_requeued_twice_train_what_two_tasks_of_one_node_do(
     first = calm.submit(TRAIN.with_name("train_node.sbatch"), *LRS, options=one)
     stage = f"data.stage_to={cluster.folder}/disk-$SLURMD_NODENAME"
     job = cluster.submit(NODES, *LRS, stage, options=two_nodes())
-    warn(cluster, job, 1, 8)
-    warn(cluster, job, 2, 20)
+    cluster.warn(job, 1, 8)
+    cluster.warn(job, 2, 20)
     assert cluster.wait(job, 300)["JobState"] == "COMPLETED", cluster.log(job)
     assert calm.wait(first, 300)["JobState"] == "COMPLETED", calm.log(first)
     run = run_of(cluster.folder)

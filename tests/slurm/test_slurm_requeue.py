@@ -26,19 +26,11 @@ def checkpoints(cluster: Cluster) -> list[Path]:
     return sorted(cluster.folder.glob("runs/*/*/stages/lrs/checkpoints/step-*.ckpt"))
 
 
-def warn(cluster: Cluster, job: str, number: int, rows: int) -> None:
-    """SIGUSR1 once the metrics have so many rows, and the job's return to the queue."""
-    cluster.until(lambda: cluster.rows() >= rows, 240, job)
-    cluster.run("scancel", "--signal=USR1", job)
-    cluster.until(lambda: cluster.log(job).count("is queued again") >= number, 60, job)
-    cluster.until(lambda: cluster.show(job).get("Restarts") == str(number), 60, job)
-
-
 def test_requeued_twice_is_the_undisturbed_run(cluster: Cluster, whole: Path) -> None:
     total = (whole / "metrics.csv").read_text().count("\n")
     job = cluster.submit(TRAIN, *TINY, *EVERY_STEP, "logger=wandb_offline", options=(ONE_CORE,))
-    warn(cluster, job, 1, total // 4)
-    warn(cluster, job, 2, total // 2)
+    cluster.warn(job, 1, total // 4)
+    cluster.warn(job, 2, total // 2)
     assert cluster.wait(job)["JobState"] == "COMPLETED", cluster.log(job)
     (run,) = (f.parent for f in cluster.folder.glob("runs/specclip/*/run.json"))
     assert (run / "metrics.csv").read_text() == (whole / "metrics.csv").read_text()
@@ -59,8 +51,8 @@ def test_two_tasks_requeued_twice(cluster: Cluster, whole: Path) -> None:
     assert calm.wait(first, 400)["JobState"] == "COMPLETED", calm.log(first)
     total = calm.rows()
     job = cluster.submit(script, *TINY, *EVERY_STEP, options=two)
-    warn(cluster, job, 1, total // 4)
-    warn(cluster, job, 2, total // 2)
+    cluster.warn(job, 1, total // 4)
+    cluster.warn(job, 2, total // 2)
     assert cluster.wait(job, 400)["JobState"] == "COMPLETED", cluster.log(job)
     (there,) = calm.folder.glob("runs/specclip/*/metrics.csv")
     (here,) = cluster.folder.glob("runs/specclip/*/metrics.csv")
