@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["even_normals", "hash64", "normal", "object_hash", "step_seed", "uniform"]
+__all__ = ["even_normals", "hash64", "normal", "object_hash", "seed_torch", "step_seed", "uniform"]
 
 _GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15 as int64
 _MIX_1 = -4658895280553007687  # 0xBF58476D1CE4E5B9
@@ -33,6 +33,14 @@ def object_hash(object_ids: np.ndarray) -> np.ndarray:
 def step_seed(seed: int, stage: str, step: int, rank: int = 0) -> int:
     """The seed of dropout and the like for one optimiser step, non-negative as `torch.manual_seed` wants it."""
     return hash64("step", seed, stage, step, rank) & 0x7FFFFFFFFFFFFFFF
+
+
+def seed_torch(seed: int) -> None:
+    """`torch.manual_seed`, without its bookkeeping for accelerators (half a millisecond) where there is none."""
+    if torch.accelerator.is_available():
+        torch.manual_seed(seed)
+    else:
+        torch.default_generator.manual_seed(seed)
 
 
 def _shift(x: Tensor, bits: int) -> Tensor:

@@ -5,7 +5,15 @@ import pytest
 import torch
 from scipy.stats import kstest
 
-from astroclip_train.randomness import even_normals, hash64, normal, object_hash, step_seed, uniform
+from astroclip_train.randomness import (
+    even_normals,
+    hash64,
+    normal,
+    object_hash,
+    seed_torch,
+    step_seed,
+    uniform,
+)
 
 MASK = (1 << 64) - 1
 
@@ -78,3 +86,11 @@ def test_even_normals_of_several_objects_are_normal_and_their_own():
     means = points.mean(1)
     assert means.std() < 0.02  # 0.07 by chance
     assert np.abs(np.corrcoef(means.numpy(), rowvar=False) - np.eye(3)).max() < 0.3
+
+
+def test_torch_is_seeded_as_by_itself():
+    drawn = []
+    for seed in (torch.manual_seed, seed_torch):
+        seed(step_seed(3, "lrs", 17))
+        drawn.append(torch.nn.functional.dropout(torch.ones(1000), 0.3))
+    assert torch.equal(*drawn)

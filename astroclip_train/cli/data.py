@@ -14,6 +14,7 @@ from ..errors import ConfigError, DataError
 from ._console import Parser, guard, say
 from .data_common import check, common, shared, tell
 from .data_options import EPILOG, add_convert
+from .process import tune_process
 
 __all__ = ["main"]
 
@@ -21,6 +22,7 @@ __all__ = ["main"]
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit code: 0 done, 2 user's error or unsound store, 130 Ctrl-C."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    tune_process()
     return guard("astro-data", _main, arguments, interrupted="nothing half written is left behind.")
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from .. import __version__
 from ..errors import ConfigError
 from ._console import Parser, guard, say
+from .process import tune_process
 
 __all__ = ["main"]
 
@@ -24,6 +25,7 @@ OUT = "table to write, by suffix .csv, .ecsv, .fits or .parquet"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit code: 0 done, 2 a user's error, 130 stopped by Ctrl-C."""
+    tune_process()
     return guard("astro-model", _main, list(sys.argv[1:] if argv is None else argv))
 
 

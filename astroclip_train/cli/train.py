@@ -4,7 +4,6 @@ Nothing heavy is imported here: `--help` and `--version` need neither Hydra nor 
 """
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 from .. import __version__
 from ..errors import AstroTrainError, ConfigError
 from ._console import Parser, guard, say
+from .process import tune_process
 
 __all__ = ["main", "single"]
 
@@ -20,8 +20,7 @@ __all__ = ["main", "single"]
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit code: 0 done, 2 a user's error, 130 Ctrl-C, 138 SIGUSR1, 143 SIGTERM."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    # before torch is imported: threads that spin make a shared machine tens of times slower than ones that sleep
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    tune_process()
     return guard(
         "astro-train", _main, arguments, interrupted="the same command goes on from the newest checkpoint."
     )

@@ -11,6 +11,7 @@ from ..data.mock.labels import LABELS, OUTER, population_moments
 from ..data.mock.lrs import LRS
 from ..data.mock.strengths import Star, line_strengths
 from ..data.mock.xp import XP
+from ..parallel import single_threaded
 
 if TYPE_CHECKING:
     from ..data.store import Store
@@ -116,6 +117,7 @@ def fisher_xp(pixels: Tensor, slope: Tensor, snr: Tensor, xp: XP) -> Tensor:
     return _without_nuisance(information, slope.shape[1], torch.zeros(1, dtype=torch.float64))
 
 
+@single_threaded()
 def crb_covariance(
     labels: Tensor | np.ndarray,
     snr: Tensor | np.ndarray,

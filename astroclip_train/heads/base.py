@@ -69,12 +69,14 @@ class Head(nn.Module, ABC):
 
     Attributes:
         closed_form: whether `fit` does all, otherwise `prepare` and then gradient descent on `loss`.
+        samples: whether `predict` makes its answer from random numbers.
 
     Raises:
         ConfigError: no labels.
     """
 
     closed_form: ClassVar[bool] = False
+    samples: ClassVar[bool] = False
     feature_mean: Tensor
     feature_std: Tensor
     label_mean: Tensor

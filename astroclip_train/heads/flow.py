@@ -14,6 +14,7 @@ Axes: b batch, s samples, k labels.
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -96,6 +97,7 @@ class FlowHead(Head):
         DataError: training labels outside the bounds, or no object with all labels.
     """
 
+    samples: ClassVar[bool] = True
     low: Tensor
     high: Tensor
     logit_mean: Tensor

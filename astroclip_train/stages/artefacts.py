@@ -70,9 +70,10 @@ def write_predictions(
         beat(f"predictions of {task} on {name}")
         moved = {k: v.to(device) for k, v in batch.items()}
         features, labels = system.features(moved), moved["labels"]
-        answer = system.head.predict(
-            features, n_samples, _noise(seed, task, name, moved["object"], n_samples or 128, labels.shape[1])
-        )
+        noise = None
+        if system.head.samples:
+            noise = _noise(seed, task, name, moved["object"], n_samples or 128, labels.shape[1])
+        answer = system.head.predict(features, n_samples, noise)
         means.append(_numpy(answer.mean))
         if answer.std is not None:
             stds.append(_numpy(answer.std))

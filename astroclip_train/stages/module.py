@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..distributed.collectives import row_counts, sum_over_ranks, world_size
 from ..distributed.heartbeat import beat
-from ..randomness import step_seed
+from ..randomness import seed_torch, step_seed
 
 __all__ = ["System", "TrainingModule", "mean_over_ranks", "parameter_groups"]
 
@@ -102,12 +102,20 @@ class TrainingModule(pl.LightningModule):
         self.optimizer = self.make_optimizer(parameter_groups(self.system.groups(), self.weight_decay))
         for group in self.optimizer.param_groups:
             group["peak_lr"] = group["lr"]
+        if getattr(self.optimizer, "_step_supports_amp_scaling", False):
+            # Lightning would take it for an optimiser that unscales gradients in its step, and refuse to clip them
+            self.optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
+            if getattr(self.trainer.precision_plugin, "scaler", None) is not None:
+                for group in self.optimizer.param_groups:
+                    group["fused"] = (
+                        False  # Lightning's unscaling comes first, so the step must not unscale again
+                    )
         return self.optimizer
 
     def training_step(self, batch: dict[str, Tensor], batch_index: int) -> Tensor:
         """One micro-batch; sets its seed and, at the first of a step, the learning rate."""
         micro = self.start_step * self.accumulate + batch_index
-        torch.manual_seed(step_seed(self.seed, self.stage, micro, self.global_rank))
+        seed_torch(step_seed(self.seed, self.stage, micro, self.global_rank))
         if batch_index % self.accumulate == 0:
             self._set_rate(micro // self.accumulate)
         loss, metrics = self.system(batch, epoch=batch["epoch"], stream=f"{self.stage}/train")

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ...errors import ConfigError
 from ...files import write_json
+from ...parallel import Beside, single_threaded
 from ...randomness import hash64, normal, uniform
 from ..grids import LRS_GRID, XP_GRID, Grid
 from ..modality import ModalityInfo
@@ -25,6 +26,7 @@ __all__ = ["MockStars", "object_ids", "sample_snr", "simulate", "visits"]
 
 VERSION = 1  # of the simulated universe; part of its identity
 _BLOCK = 4096  # stars whose atmospheres are solved together
+_BOUNDS = 1024  # stars whose bounds are computed together
 _CHUNK = 128  # stars whose spectra are computed together, so that they stay in the processor's cache
 _VISIT = 1 << 40  # observation number = star + visit·2⁴⁰
 SNR_RANGE = {"lrs": (10.0, 300.0), "xp": (15.0, 1000.0)}
@@ -59,6 +61,7 @@ def sample_snr(
     return torch.stack([lrs.clamp(*SNR_RANGE["lrs"]), xp.clamp(*SNR_RANGE["xp"])], dim=1)
 
 
+@single_threaded()
 def simulate(
     seed: int,
     indices: Tensor | np.ndarray,
@@ -222,9 +225,12 @@ class MockStars:
         names = object_ids(self.seed, order.numpy())
         labels = sample_labels(self.seed, order)
         with (
+            single_threaded(),
             StoreWriter(path, created_by="astroclip_train.data.mock.MockStars") as writer,
+            Beside() as beside,
             _bar(progress) as advance,
         ):
+            rows, bounds = self._start_bounds(beside, names, order, visit, labels, lrs, xp)
             writer.add_modality("lrs", self._lrs_info())
             writer.add_modality("xp", _xp_info())
             for number, indices, surveys in ((0, star, ("lrs", "xp")), (1, twice, ("lrs",))):
@@ -235,8 +241,11 @@ class MockStars:
             writer.set_samples(names, obs, {"lrs": np.arange(len(order)), "xp": order.numpy()})
             for i, name in enumerate(LABELS):
                 writer.set_label(name, labels[:, i].numpy(), UNITS[name], "simulation")
-            if self.bounds != "none":
-                self._write_bounds(writer, names, order, visit, labels, lrs, xp)
+            for m, sigma in bounds().items():
+                for i, name in enumerate(LABELS):
+                    values = np.full(len(order), np.nan)
+                    values[rows] = sigma[:, i].numpy()
+                    writer.set_bound(m, name, values)
 
     def _append(
         self, writer: StoreWriter, part: Tensor, visit: int, surveys: tuple[str, ...], lrs: LRS, xp: XP
@@ -256,36 +265,42 @@ class MockStars:
             columns |= {"flux": data[m], "ivar": data[f"{m}_ivar"], "snr": data[f"{m}_snr"]}
             writer.append(m, **{k: v.numpy() for k, v in columns.items()})
 
-    def _write_bounds(
+    def _start_bounds(
         self,
-        writer: StoreWriter,
+        beside: Beside,
         names: np.ndarray,
         order: Tensor,
         visit: Tensor,
         labels: Tensor,
         lrs: LRS,
         xp: XP,
-    ) -> None:
-        """Bounds of the evaluation samples (or all), NaN elsewhere."""
+    ) -> tuple[np.ndarray, Callable[[], dict[str, Tensor]]]:
+        """Rows of the evaluation samples (or all), and a call for their bounds (n, 8), computed meanwhile."""
         from ...evaluation.bounds import crb_covariance
 
         chosen = {
             "all": ("train", "validation", "test"),
             "evaluation": ("validation", "test"),
             "test": ("test",),
+            "none": (),
         }
-        wanted = np.isin(split_of(names), chosen[self.bounds])
-        if not wanted.any():
-            return
-        rows = torch.as_tensor(np.flatnonzero(wanted))
-        first, second = (sample_snr(self.seed, order[rows], v, self.snr_median) for v in (0, 1))
-        snr = torch.where(visit[rows, None] == 0, first, second)
-        for m, covariance in crb_covariance(labels[rows], snr, lrs=lrs, xp=xp).items():
-            sigma = torch.sqrt(torch.diagonal(covariance, dim1=1, dim2=2))
-            for i, name in enumerate(LABELS):
-                values = np.full(len(order), np.nan)
-                values[rows.numpy()] = sigma[:, i].numpy()
-                writer.set_bound(m, name, values)
+        rows = np.flatnonzero(np.isin(split_of(names), chosen[self.bounds]))
+        if not len(rows):
+            return rows, dict
+        wanted = torch.as_tensor(rows)
+        first, second = (sample_snr(self.seed, order[wanted], v, self.snr_median) for v in (0, 1))
+        snr = torch.where(visit[wanted, None] == 0, first, second)
+        parts = [
+            beside.start(crb_covariance, labels[wanted[block]], snr[block], lrs=lrs, xp=xp)
+            for block in torch.arange(len(rows)).split(_BOUNDS)
+        ]
+
+        def bounds() -> dict[str, Tensor]:
+            found = [part() for part in parts]
+            covariance = {m: torch.cat([f[m] for f in found]) for m in found[0]}
+            return {m: torch.sqrt(torch.diagonal(c, dim1=1, dim2=2)) for m, c in covariance.items()}
+
+        return rows, bounds
 
     def _lrs_info(self) -> ModalityInfo:
         return ModalityInfo(

@@ -211,3 +211,24 @@ def test_describe_names_what_changes_the_data() -> None:
     assert MockStars(n=5).describe() != MockStars(n=5, snr_lrs=60.0).describe()
     fields = {"kind": "log10", "start": 3.602, "step": 1e-4, "n": 1462}
     assert MockStars(lrs_grid=fields).describe() == MockStars().describe()
+
+
+def test_a_store_does_not_depend_on_the_number_of_threads(tmp_path: Path) -> None:
+    threads = torch.get_num_threads()
+    stars = MockStars(n=150, bounds="all")
+    stores = []
+    try:
+        for n in (1, 2):
+            torch.set_num_threads(n)
+            stores.append(Store(stars.prepare(tmp_path / str(n), progress=False)[0]))
+            assert torch.get_num_threads() == n
+    finally:
+        torch.set_num_threads(threads)
+    one, two = stores
+    for m in ("lrs", "xp"):
+        seen = np.flatnonzero(np.isfinite(one.snr(m)))
+        np.testing.assert_array_equal(one.read(m, seen)["flux"], two.read(m, seen)["flux"])
+    for m, columns in one.bounds.items():
+        for name, sigma in columns.items():
+            np.testing.assert_array_equal(sigma, two.bounds[m][name])
+            assert np.isfinite(sigma).all()
