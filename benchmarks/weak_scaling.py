@@ -2,9 +2,9 @@
 
     python benchmarks/weak_scaling.py [--batch 16] [--steps 5] [--rounds 3] [--width 256] [--depth 6]
 
-Every rank is a process of its own with the product's process group and gradient averaging. Rounds of one and of two
-processes alternate, so that a slow spell of a shared machine meets both. Efficiency is the time of a step on one
-process over that on two; 1 is ideal.
+Every rank is a process of its own with the product's process group, settings of gradient averaging, optimiser and
+allocator. Rounds of one and of two processes alternate, so that a slow spell of a shared machine meets both.
+Efficiency is the time of a step on one process over that on two; 1 is ideal.
 """
 
 import argparse
@@ -24,11 +24,13 @@ def rank_main(options: argparse.Namespace) -> None:
     """One rank: warms up, measures, prints seconds of every step as JSON."""
     from torch.nn.parallel import DistributedDataParallel
 
+    from astroclip_train.cli.process import tune_process
     from astroclip_train.distributed.geometry import find_geometry
     from astroclip_train.distributed.group import open_group
     from astroclip_train.encoders import MaskedTransformer
     from astroclip_train.objectives import MaskedReconstruction
 
+    tune_process()
     torch.set_num_threads(1)
     with open_group(find_geometry(), "cpu"):
         torch.manual_seed(0)
@@ -37,8 +39,9 @@ def rank_main(options: argparse.Namespace) -> None:
         )
         module = _Loss(encoder, MaskedReconstruction(n_chunks=6, chunk_width=10))
         world = int(os.environ["WORLD_SIZE"])
-        model = DistributedDataParallel(module, find_unused_parameters=True) if world > 1 else module
-        optimizer = torch.optim.AdamW(module.parameters(), lr=1e-4)
+        settings = {"find_unused_parameters": True, "broadcast_buffers": False, "gradient_as_bucket_view": True}
+        model = DistributedDataParallel(module, **settings) if world > 1 else module
+        optimizer = torch.optim.AdamW(module.parameters(), lr=1e-4, fused=True)
         seconds = []
         for _ in range(options.steps + 2):
             start = time.perf_counter()

@@ -102,6 +102,8 @@ class ConvEncoder(Encoder):
 
         A batch is that of all ranks, so that every rank and every checkpoint has the same averages.
         """
+        if self.seen.device.type == "cpu" and self.seen >= self.batches:
+            return  # a GPU would wait for the answer, so it goes on with a rate of 0
         count = sum_over_ranks(good.sum(dim=0))
         rate = torch.where(self.seen < self.batches, 1.0 / (self.seen + 1), 0.0) * (count > 0)
         for average, values in ((self.centre, x), (self.square, x.square())):
