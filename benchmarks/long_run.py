@@ -2,7 +2,7 @@
 
     python benchmarks/long_run.py [--root runs] [--factor 1.0] [--seed 0] [--name long]
 
-Four times the demo's stars and about ten times its steps, wider heads; stages `xp` and `align` are left out. The same
+Three times the demo's stars and 12 to 20 times its steps, wider heads; stages `xp` and `align` are left out. The same
 command again goes on, or prints the numbers of the finished run. Extra words are overrides of the run.
 """
 

@@ -39,7 +39,11 @@ def rank_main(options: argparse.Namespace) -> None:
         )
         module = _Loss(encoder, MaskedReconstruction(n_chunks=6, chunk_width=10))
         world = int(os.environ["WORLD_SIZE"])
-        settings = {"find_unused_parameters": True, "broadcast_buffers": False, "gradient_as_bucket_view": True}
+        settings = {
+            "find_unused_parameters": True,
+            "broadcast_buffers": False,
+            "gradient_as_bucket_view": True,
+        }
         model = DistributedDataParallel(module, **settings) if world > 1 else module
         optimizer = torch.optim.AdamW(module.parameters(), lr=1e-4, fused=True)
         seconds = []

@@ -11,7 +11,7 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # names of mallopt(3)
 
 def tune_process() -> None:
     """Sets what is not set in the environment: sleeping OpenMP threads, and memory that is kept between steps."""
-    # threads that spin make a shared machine tens of times slower than ones that sleep
+    # on a shared machine threads that spin are several times slower than ones that sleep, at times tens of times
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     keep_freed_memory()
 
@@ -20,8 +20,8 @@ def keep_freed_memory() -> bool:
     """Tells glibc to use freed memory again instead of giving it back to the kernel.
 
     A training step frees its activations and asks for as much again; each time the kernel would hand out pages one by
-    one and fill them with zeros, a tenth of the time of a small step on a CPU and more. Up to 2 GiB that nobody uses
-    stay with the process. Where `MALLOC_*` or `GLIBC_TUNABLES` are in the environment their author decides.
+    one and fill them with zeros, a tenth of the time of a small step on a CPU. A process so keeps nearly as much as it
+    ever needed at once. Where `MALLOC_*` or `GLIBC_TUNABLES` are in the environment their author decides.
 
     Returns:
         Whether the C library took it; others than glibc do not.

@@ -71,6 +71,8 @@ TABLE: tuple[tuple[str, str, str], ...] = (
     ("stages.*.aligned.from", CONTENT, "as above"),
     ("stages.*.cache", OPERATIONAL, "features are rounded alike with and without"),
     ("stages.*.probe.**", OPERATIONAL, "watches, changes nothing"),
+    ("stages.*.optimizer.fused", OPERATIONAL, "which kernels"),
+    ("stages.*.tasks.*.optimizer.fused", OPERATIONAL, "which kernels"),
     ("stages.*.trainer.max_steps", IDENTITY, "the schedule"),
     ("stages.*.trainer.batch_size", IDENTITY, "the global batch"),
     ("stages.*.trainer.accumulate", IDENTITY, "micro-batches limit the negatives"),

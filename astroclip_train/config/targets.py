@@ -15,6 +15,7 @@ __all__ = [
     "allowed_prefixes",
     "arguments_of",
     "build",
+    "build_optimizer",
     "check_arguments",
     "locate",
     "with_sizes",
@@ -64,6 +65,14 @@ def build(node: Any, **extra: Any) -> Any:
     if not isinstance(plain, Mapping) or "_target_" not in plain:
         raise ConfigError(f"{plain!r} has no _target_: name the class to build.")
     return _build(plain, "", extra)
+
+
+def build_optimizer(node: Mapping[str, Any], params: Any) -> Any:
+    """`build` for an optimiser; `fused`, which the optimiser group sets, is left out where a class has no such step."""
+    plain = dict(node)
+    if "fused" in plain and "fused" not in inspect.signature(locate(str(plain["_target_"]))).parameters:
+        del plain["fused"]
+    return build(plain, params=params)
 
 
 def _build(node: Mapping[str, Any], where: str, extra: Mapping[str, Any]) -> Any:

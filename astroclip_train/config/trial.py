@@ -2,7 +2,7 @@
 
 import inspect
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import torch
@@ -11,7 +11,7 @@ from torch import nn
 from ..errors import ConfigError
 from ..objectives.base import refuse_batch_norm
 from .rules import dataset_nodes, for_input
-from .targets import arguments_of, build, check_arguments, locate, with_sizes
+from .targets import arguments_of, build, build_optimizer, check_arguments, locate, with_sizes
 from .types import accepts, expected
 
 __all__ = ["build_data", "build_stages", "check_counts", "check_machine", "check_target"]
@@ -134,9 +134,9 @@ def build_data(plain: Mapping[str, Any]) -> None:
         _construct(node, key)
 
 
-def _construct(node: Mapping[str, Any], key: str, **extra: Any) -> Any:
+def _construct(node: Mapping[str, Any], key: str, make: Callable[..., Any] = build, **extra: Any) -> Any:
     try:
-        return build(node, **extra)
+        return make(node, **extra)
     except ConfigError as error:
         text = str(error)
         raise ConfigError(text if key in text else f"{key}: {text}") from error
@@ -146,7 +146,7 @@ def _construct(node: Mapping[str, Any], key: str, **extra: Any) -> Any:
 
 
 def _optimizer(node: Mapping[str, Any], key: str) -> None:
-    _construct(node, key, params=[nn.Parameter(torch.zeros(1))])
+    _construct(node, key, build_optimizer, params=[nn.Parameter(torch.zeros(1))])
 
 
 def _task(

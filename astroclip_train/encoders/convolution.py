@@ -102,15 +102,15 @@ class ConvEncoder(Encoder):
 
         A batch is that of all ranks, so that every rank and every checkpoint has the same averages.
         """
-        if self.seen.device.type == "cpu" and self.seen >= self.batches:
-            return  # a GPU would wait for the answer, so it goes on with a rate of 0
+        if not torch.compiler.is_compiling() and self.seen.device.type == "cpu" and self.seen >= self.batches:
+            return  # a GPU would wait for the answer, and a compiled graph would break, so they go on at a rate of 0
         count = sum_over_ranks(good.sum(dim=0))
         rate = torch.where(self.seen < self.batches, 1.0 / (self.seen + 1), 0.0) * (count > 0)
         for average, values in ((self.centre, x), (self.square, x.square())):
             total = sum_over_ranks(torch.where(good, values, 0.0).sum(dim=0))
             mean = total / count.clamp_min(1)
             average.lerp_(mean.to(average.dtype), rate.to(average.dtype))
-        self.seen += 1
+        self.seen += self.seen < self.batches
 
     def forward(self, x: Tensor, ivar: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         if self.normalise == "object":

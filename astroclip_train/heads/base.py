@@ -76,7 +76,7 @@ class Head(nn.Module, ABC):
     """
 
     closed_form: ClassVar[bool] = False
-    samples: ClassVar[bool] = False
+    samples: ClassVar[bool] = True
     feature_mean: Tensor
     feature_std: Tensor
     label_mean: Tensor

@@ -14,7 +14,6 @@ Axes: b batch, s samples, k labels.
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -97,7 +96,6 @@ class FlowHead(Head):
         DataError: training labels outside the bounds, or no object with all labels.
     """
 
-    samples: ClassVar[bool] = True
     low: Tensor
     high: Tensor
     logit_mean: Tensor

@@ -30,6 +30,7 @@ class KNNHead(Head):
     """
 
     closed_form = True
+    samples = False
     neighbours: Tensor
     values: Tensor
 

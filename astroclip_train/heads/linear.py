@@ -34,6 +34,7 @@ class LinearHead(Head):
     """
 
     closed_form = True
+    samples = False
     weight: Tensor
     bias: Tensor
     scatter: Tensor

@@ -83,6 +83,7 @@ class MLPHead(Head):
             deviation); with heteroscedasticity `"l1"` is the Laplace likelihood, whose width is mean |y − ŷ|.
     """
 
+    samples = False
     axes: Tensor
     logarithmic: Tensor
 

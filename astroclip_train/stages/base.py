@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 from ..config.fingerprint import fingerprint
 from ..config.keys import stage_identity
-from ..config.targets import build
+from ..config.targets import build, build_optimizer
 from ..data.source import DataSource
 from ..distributed import agree, is_main, on_main
 from ..distributed.collectives import rank, world_size
@@ -198,7 +198,7 @@ class Stage:
             name=name,
             system=system,
             settings=settings,
-            optimizer=lambda groups: build(optimizer, params=groups),
+            optimizer=lambda groups: build_optimizer(optimizer, groups),
             weight_decay=decay,
             scheduler=scheduler,
             seed=self.context.seed,

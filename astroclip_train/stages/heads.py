@@ -303,9 +303,12 @@ class HeadsStage(Stage):
 
 def _mathematics(node: dict[str, Any]) -> dict[str, Any]:
     """A task on one input without what changes no number: how often it is saved, and what differs on other inputs."""
-    trainer = node.get("trainer") or {}
-    kept = {k: v for k, v in trainer.items() if classify(f"stages.s.tasks.t.trainer.{k}") == IDENTITY}
-    return {**{k: v for k, v in node.items() if k != "per_input"}, "trainer": kept}
+    kept = {k: v for k, v in node.items() if k != "per_input"}
+    for part in ("trainer", "optimizer"):
+        if part == "trainer" or node.get(part):
+            items = (node.get(part) or {}).items()
+            kept[part] = {k: v for k, v in items if classify(f"stages.s.tasks.t.{part}.{k}") == IDENTITY}
+    return kept
 
 
 def _read(done: Path, mark: str) -> dict[str, Any] | None:

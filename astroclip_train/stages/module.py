@@ -105,11 +105,6 @@ class TrainingModule(pl.LightningModule):
         if getattr(self.optimizer, "_step_supports_amp_scaling", False):
             # Lightning would take it for an optimiser that unscales gradients in its step, and refuse to clip them
             self.optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
-            if getattr(self.trainer.precision_plugin, "scaler", None) is not None:
-                for group in self.optimizer.param_groups:
-                    group["fused"] = (
-                        False  # Lightning's unscaling comes first, so the step must not unscale again
-                    )
         return self.optimizer
 
     def training_step(self, batch: dict[str, Tensor], batch_index: int) -> Tensor:

@@ -72,6 +72,7 @@ def changed(cfg, key, value):
         ("stages.lrs.trainer.devices", 8), ("stages.lrs.trainer.accelerator", "cpu"), ("stages.align.cache", False),
         ("stages.lrs.trainer.checkpoint_every_steps", 3), ("logger.tensorboard", True), ("stages.lrs.probe", None),
         ("evaluation.report", False), ("data.cache_root", "/c"), ("run.preflight", True), ("trainer.devices", 3),
+        ("stages.lrs.optimizer.fused", False), ("stages.heads.tasks.cnn.optimizer.fused", False),
     ],
 )  # fmt: skip
 def test_how_and_where_change_nothing(plain, key, value):

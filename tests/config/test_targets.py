@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from astroclip_train.config import targets
-from astroclip_train.config.targets import allow_target, build, locate
+from astroclip_train.config.targets import allow_target, build, build_optimizer, locate
 from astroclip_train.errors import ConfigError
 
 
@@ -25,6 +25,15 @@ def test_optimiser_takes_parameters_from_the_caller():
     parameter = torch.nn.Parameter(torch.zeros(3))
     optimizer = build({"_target_": "torch.optim.AdamW", "lr": 0.1, "betas": [0.9, 0.95]}, params=[parameter])
     assert optimizer.param_groups[0]["lr"] == 0.1
+
+
+def test_an_optimiser_without_a_fused_step_is_built_without():
+    parameters = [torch.nn.Parameter(torch.zeros(3))]
+    node = {"lr": 0.1, "betas": [0.9, 0.95], "fused": True}
+    assert build_optimizer({"_target_": "torch.optim.AdamW", **node}, parameters).param_groups[0]["fused"]
+    assert (
+        "fused" not in build_optimizer({"_target_": "torch.optim.NAdam", **node}, parameters).param_groups[0]
+    )
 
 
 def test_partial_waits_for_the_rest():

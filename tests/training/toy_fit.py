@@ -57,7 +57,7 @@ def job(folder: Path, kill: int | None = None, where: str = "step", **changes) -
         name="toy",
         system=Toy(),
         settings=FitSettings(**{**settings, **changes}),
-        optimizer=lambda groups: torch.optim.AdamW(groups, lr=1e-2),
+        optimizer=lambda groups: torch.optim.AdamW(groups, lr=1e-2, fused=True),
         weight_decay=0.1,
         scheduler={"name": "warmup_cosine", "warmup_steps": 5},
         seed=0,
