@@ -4,7 +4,8 @@
 
 Every rank is a process of its own with the product's process group, settings of gradient averaging, optimiser and
 allocator. Rounds of one and of two processes alternate, so that a slow spell of a shared machine meets both.
-Efficiency is the time of a step on one process over that on two; 1 is ideal.
+Efficiency is the time of a step on one process over that on two; 1 is ideal. Two processes apart, at once, show what
+the machine itself loses: memory and caches are shared, and on a shared host with strangers.
 """
 
 import argparse
@@ -67,8 +68,8 @@ class _Loss(torch.nn.Module):
         return self.objective(self.encoder, x, None, None, draws)[0]
 
 
-def measure(world: int) -> list[float]:
-    """Seconds of the steps of rank 0 of so many."""
+def start(world: int) -> list[subprocess.Popen]:
+    """The ranks of one job."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -76,13 +77,18 @@ def measure(world: int) -> list[float]:
               "MASTER_PORT": str(port), "WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world),
               "ASTRO_TRAIN_RANKS": "1", "TORCH_CPP_LOG_LEVEL": "ERROR"}  # fmt: skip
     command = [sys.executable, *sys.argv, "--rank"]
-    ranks = [
+    return [
         subprocess.Popen(
             command, env={**common, "RANK": str(r), "LOCAL_RANK": str(r)}, stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL, text=True,
         )
         for r in range(world)
     ]  # fmt: skip
+
+
+def measure(jobs: list[int]) -> list[float]:
+    """Seconds of the steps of rank 0 of the first of several jobs of so many ranks, which run at once."""
+    ranks = [rank for world in jobs for rank in start(world)]
     outputs = [rank.communicate()[0] for rank in ranks]
     return json.loads(outputs[0].strip().splitlines()[-1])
 
@@ -98,17 +104,19 @@ def main() -> None:
         rank_main(options)
         return
     header()
-    seconds: dict[int, list[float]] = {1: [], 2: []}
+    kinds = {"1 process": [1], "2 processes": [2], "2 processes that know nothing of each other": [1, 1]}
+    seconds: dict[str, list[float]] = {name: [] for name in kinds}
     for _ in range(options.rounds):
-        for world in seconds:
-            seconds[world].append(statistics.median(measure(world)))
-    for world, values in seconds.items():
-        timing = summarise(values)
-        print(
-            f"{world} processes, {options.batch} spectra each: {timing.rate(world * options.batch, 'spectra/s')}"
-        )
-    ratio = statistics.median(seconds[1]) / statistics.median(seconds[2])
-    print(f"weak-scaling efficiency from 1 to 2 processes: {ratio:.1%} of ideal")
+        for name, jobs in kinds.items():
+            seconds[name].append(statistics.median(measure(jobs)))
+    for name, values in seconds.items():
+        rate = summarise(values).rate(sum(kinds[name]) * options.batch, "spectra/s")
+        print(f"{name}, {options.batch} spectra each: {rate}")
+    one, two, apart = (statistics.median(values) for values in seconds.values())
+    print(f"weak-scaling efficiency from 1 to 2 processes: {one / two:.1%} of ideal")
+    print(
+        f"of it the machine itself loses {1 - one / apart:.1%}; of what it gives two processes: {apart / two:.1%}"
+    )
 
 
 if __name__ == "__main__":
