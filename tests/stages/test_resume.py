@@ -55,6 +55,8 @@ def end_when(root: Path, target: int, how: signal.Signals, *more: str) -> None:
         time.sleep(0.005)
     process.send_signal(how)
     process.communicate(timeout=LIMIT)  # ends when the last rank, which shares the pipe, has gone
+    runs = [p for p in (root / "specclip").iterdir() if p.is_dir()]
+    assert len(runs) == 1, runs
 
 
 def compare(run: Path, whole: Path) -> None:
