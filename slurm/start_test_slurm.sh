@@ -3,8 +3,11 @@
 # with its own network and host name where the kernel has network namespaces (partition `pair` has both).
 #
 #   slurm/start_test_slurm.sh            install what is missing (root, Debian or Ubuntu), start, wait until it is idle
-#   slurm/start_test_slurm.sh --stop     stop it; its logs stay
+#   slurm/start_test_slurm.sh --empty    cancel all jobs and wait until they have ended
+#   slurm/start_test_slurm.sh --stop     the same, then stop it; its logs stay
 #
+# A start begins with an empty queue too: jobs that were running when the machine or the daemons went are cancelled, because SLURM
+# would run them again, and one forgotten job keeps all others that ask for whole nodes waiting.
 # It never touches a cluster: where /etc/slurm/slurm.conf was not written by this script it stops with a sentence.
 # ASTRO_TRAIN_SLURM_DIR (default /var/tmp/astro-train-slurm) holds logs and state. SLURM believes in ASTRO_TRAIN_SLURM_CPUS
 # (default at least 8) cores, 8 GPUs and 512 GB, so that the templates can be submitted as they are; it enforces none.
@@ -26,10 +29,13 @@ fail() {
 }
 
 check() {
-  [ "$(id -u)" = 0 ] || fail "the daemons of SLURM need root: run it as root in a container or a virtual machine."
   if [ -e "$conf" ] && ! grep -qF "$mark" "$conf"; then
     fail "$conf belongs to another SLURM: this script is for machines that have none."
   fi
+}
+
+check_root() {
+  [ "$(id -u)" = 0 ] || fail "the daemons of SLURM need root: run it as root in a container or a virtual machine."
 }
 
 install_slurm() {
@@ -163,6 +169,17 @@ running() { # DAEMON or DAEMON-NODE: whether the process of its pid file lives, 
   pid=$(cat "$dir/$1.pid" 2>/dev/null) && [ "$(cat "/proc/$pid/comm" 2>/dev/null)" = "${1%%-*}" ]
 }
 
+empty() { # root's of all users, anybody else's own; KillWait is 20 s
+  local jobs start=$SECONDS mine=--me
+  [ "$(id -u)" != 0 ] || mine=
+  while jobs=$(timeout 20 squeue $mine -h -o %A | sort -u) && [ -n "$jobs" ]; do
+    # shellcheck disable=SC2086 # a word per job
+    timeout 20 scancel --quiet $jobs 2>/dev/null || true
+    [ $((SECONDS - start)) -lt 90 ] || fail "jobs" $jobs "did not end within 90 s of scancel, see $dir/*.log."
+    sleep 0.5
+  done
+}
+
 stop() {
   local daemon
   for daemon in slurmd "slurmd-$second" "slurmd-$node" slurmctld; do # the first: of an older version of this script
@@ -176,7 +193,13 @@ stop() {
 export -f idle
 check
 mkdir -p "$dir/state"
+if [ "${1:-}" = --empty ]; then
+  running slurmctld && empty
+  exit 0
+fi
+check_root
 if [ "${1:-}" = --stop ]; then
+  running slurmctld && (empty) || true # the daemons are stopped whatever becomes of the jobs
   stop
   remove_second
   exit 0
@@ -186,7 +209,8 @@ getent hosts "$node" >/dev/null || echo "127.0.0.1 $node" >>/etc/hosts # srun mu
 make_second || echo "no second node: this kernel gives no network namespaces, or there is no ip (iproute2)"
 write_conf && stop # daemons of an older configuration
 start_munge
-running slurmctld || slurmctld
+fresh=$(running slurmctld || echo yes)
+[ -z "$fresh" ] || slurmctld
 wait_for slurmctld 60 scontrol ping
 running "slurmd-$node" || slurmd -N "$node"
 if [ "$nodes" != "$node" ] && ! running "slurmd-$second"; then
@@ -194,6 +218,7 @@ if [ "$nodes" != "$node" ] && ! running "slurmd-$second"; then
   nsenter "--net=/run/netns/$second" unshare --uts --mount bash -c \
     "hostname $second && mount --bind '$dir/hosts-$second' /etc/hosts && exec slurmd -N $second" || fail "the second node did not start, see $dir/slurmd-$second.log."
 fi
+[ -z "$fresh" ] || empty
 for n in ${nodes//,/ }; do wait_for "the node $n" 60 bash -c "idle $n"; done
 echo "SLURM $(sinfo --version | cut -d' ' -f2) is ready: nodes $nodes, $cpus CPUs each, logs in $dir"
 sinfo -h -o "partition %P on %N"

@@ -20,7 +20,6 @@ class Cluster:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.jobs: list[str] = []
         variables = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "SBATCH_", "RANK"))}
         self.environment = variables | {
             "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
@@ -46,9 +45,7 @@ class Cluster:
         """`sbatch OPTIONS SCRIPT WORDS`; the log of job N is N.log."""
         out = ["--output=%A_%a.log"] if any(o.startswith("--array") for o in options) else ["--output=%j.log"]
         done = self.run("sbatch", "--parsable", *out, *options, script, *words)
-        job = done.stdout.strip()
-        self.jobs.append(job)
-        return job
+        return done.stdout.strip()
 
     def show(self, job: str) -> dict[str, str]:
         text = self.run("scontrol", "show", "job", "-o", job).stdout.splitlines()[0]
@@ -85,8 +82,17 @@ class Cluster:
         self.until(lambda: self.show(job).get("Restarts") == str(number), 60, job)
 
     def close(self) -> None:
-        for job in self.jobs:
-            self.run("scancel", "--quiet", job, check=False)
+        """Cancels what was submitted from this folder, by whatever command: the next test gets an idle node."""
+        end = time.monotonic() + 90
+        while jobs := self.queued():
+            self.run("scancel", "--quiet", *jobs, check=False)
+            assert time.monotonic() < end, f"jobs {jobs} did not end within 90 s of scancel"
+            time.sleep(0.2)
+
+    def queued(self) -> list[str]:
+        """The jobs of this folder that are pending, running or ending."""
+        lines = self.run("squeue", "--noheader", "--format=%A %Z").stdout.splitlines()
+        return sorted({job for job, folder in map(str.split, lines) if folder == str(self.folder.resolve())})
 
 
 def task_of(job: str, number: int) -> int:

@@ -62,9 +62,7 @@ def test_a_sweep_trains_what_is_shared_once(cluster: Cluster):
     words = ["astro-train", "-m", *TINY, POINTS, "run.stages=[lrs,xp,align]", *small]
     submitted = cluster.run(*words, "hydra.launcher.wait=false", limit=90)
     base = submitted.stdout.strip()
-    cluster.jobs.append(base)
     common = submitted.stderr.split("job ", 1)[1].split(":")[0]
-    cluster.jobs.append(common)
     assert "lrs, xp, which all jobs share" in submitted.stderr
     second = cluster.run(*words, "hydra.launcher.wait=false", limit=90)
     assert second.stderr.count(f"in the queue already, job {base}_") == 2
@@ -94,7 +92,6 @@ def test_a_warned_array_task_has_one_owner_of_its_signal(cluster: Cluster):
         "stages.lrs.trainer.max_steps=300",
     ]
     base = cluster.run(*words, limit=90).stdout.strip()
-    cluster.jobs.append(base)
     cluster.until(lambda: len(list(cluster.folder.glob("runs/*/*-s2*/metrics.csv"))) == 1, 120)
     cluster.run("scancel", "--signal=USR1", f"{base}_1")
     assert [cluster.wait(f"{base}_{i}")["JobState"] for i in (0, 1)] == ["COMPLETED", "COMPLETED"]

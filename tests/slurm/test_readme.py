@@ -17,16 +17,17 @@ def test_the_cluster_section_word_by_word(cluster: Cluster) -> None:
     (block,) = (b for b in blocks("slurm") if b.file.name == "README.md")
     (cluster.folder / "slurm").symlink_to(ROOT / "slurm")
     several_ranks = importlib.util.find_spec("astroclip_train.distributed") is not None
+    jobs: list[str] = []
     for line in block.text.splitlines():
         if "train_node" in line and not several_ranks:
             continue
         if line.startswith("astro-model doctor"):
-            for job in cluster.jobs:
+            for job in jobs:
                 assert cluster.wait(job, 600)["JobState"] == "COMPLETED", cluster.log(job)
         done = cluster.run("bash", "-e", "-c", line, limit=600)
         found = re.findall(r"^Submitted batch job (\d+)$|^\S+ (\d+)$", done.stdout, flags=re.M)
         if shlex.split(line, comments=True)[0] != "astro-model":
-            cluster.jobs += [a or b for a, b in found]
+            jobs += [a or b for a, b in found]
     names = {p.parent.name for p in cluster.folder.glob("runs/specclip/*/report.html")}
     assert {"tiny-mock_stars-s0", "tiny-mock_stars-s2"} <= names
     assert len(names) == 4 + several_ranks

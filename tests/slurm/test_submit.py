@@ -43,7 +43,6 @@ def test_an_array_runs_one_line_of_a_file_in_each_task(cluster: Cluster) -> None
 def test_a_chain_trains_each_stage_in_a_job_of_its_own(cluster: Cluster) -> None:
     done = cluster.run(ROOT / "slurm" / "chain.sh", "lrs,xp", "align", "--", *TINY)
     jobs = dict(line.split()[:2] for line in done.stdout.splitlines())
-    cluster.jobs += jobs.values()
     assert list(jobs) == ["lrs,xp", "align"]
     assert "afterok" in cluster.show(jobs["align"])["Dependency"]
     assert cluster.wait(jobs["align"], 300)["JobState"] == "COMPLETED"
@@ -55,7 +54,6 @@ def test_a_chain_trains_each_stage_in_a_job_of_its_own(cluster: Cluster) -> None
 def test_a_chain_stops_where_a_stage_fails(cluster: Cluster) -> None:
     done = cluster.run(ROOT / "slurm" / "chain.sh", "lrs", "xp", "--", *TINY, "stages.lrs.optimizer.lr=1e30")
     first, second = (line.split()[1] for line in done.stdout.splitlines())
-    cluster.jobs += [first, second]
     assert cluster.wait(first, 120)["JobState"] == "FAILED"
     assert cluster.wait(second, 60)["JobState"] == "CANCELLED"  # SLURM removes what can never start
 
@@ -89,3 +87,11 @@ def test_torchrun_started_by_srun(cluster: Cluster) -> None:
     (run,) = cluster.folder.glob("runs/specclip/*")
     assert (run / "logs" / "rank-1.log").read_text().count("rank 1 on ") == 1
     assert json.loads((run / "run.json").read_text())["status"] == "partial"
+
+
+def test_a_forgotten_job_does_not_hold_the_node(cluster: Cluster) -> None:
+    forgotten = cluster.submit(ROOT / "slurm" / "train.sbatch", *LRS, "stages.lrs.trainer.max_steps=100000")
+    cluster.until(lambda: cluster.state(forgotten) == "RUNNING", 60, forgotten)
+    cluster.run(ROOT / "slurm" / "start_test_slurm.sh", "--empty", limit=120)
+    assert cluster.state(forgotten) == "CANCELLED"
+    assert cluster.queued() == []
