@@ -9,9 +9,9 @@ import numpy as np
 from ..errors import DataError
 from .convert import ConvertOptions
 from .identity import match_positions
+from .label_units import check_label_units, label_in_unit
 from .progress import track
 from .readers.catalogue import Catalogue, join_labels
-from .readers.spectrum import check_label_units, label_in_unit
 from .shard import COLUMNS
 from .store import Store, StoreWriter
 

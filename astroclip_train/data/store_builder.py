@@ -11,11 +11,11 @@ import numpy as np
 from ..errors import DataError
 from ..files import atomic_write
 from .identity import RADIUS, name_objects
+from .label_units import check_label_units, label_in_unit
 from .modality import ModalityInfo
 from .quality import REASONS, assess
 from .readers.catalogue import Catalogue, join_labels
 from .readers.rows import Rows
-from .readers.spectrum import check_label_units, label_in_unit
 from .store_writer import StoreWriter
 
 __all__ = ["LeftOut", "Report", "StoreBuilder"]

@@ -9,8 +9,8 @@ import numpy as np
 from ..errors import DataError
 from .grids import ANGSTROM
 from .identity import RADIUS, position_groups
+from .label_units import LABEL_UNITS
 from .match import positions_of
-from .readers.spectrum import LABEL_UNITS
 from .splits import SPLITS
 from .store import Store
 

@@ -5,22 +5,14 @@ import torch
 from torch import Tensor
 
 from ...randomness import normal, uniform
+from ..label_units import LABEL_UNITS
 
 __all__ = ["EBV", "LABELS", "OUTER", "RV", "UNITS", "VSINI", "population_moments", "sample_labels"]
 
 LABELS = ("teff", "logg", "feh", "alpha_fe", "c_fe", "ebv", "rv", "vsini")
 EBV, RV, VSINI = (LABELS.index(name) for name in ("ebv", "rv", "vsini"))
 OUTER = ("ebv", "rv", "vsini")  # labels that do not change the atmosphere
-UNITS = {
-    "teff": "K",
-    "logg": "dex",
-    "feh": "dex",
-    "alpha_fe": "dex",
-    "c_fe": "dex",
-    "ebv": "mag",
-    "rv": "km/s",
-    "vsini": "km/s",
-}
+UNITS = {name: LABEL_UNITS[name] for name in LABELS}
 _THIN, _THICK = 0.62, 0.26  # the rest is the metal-poor halo
 
 
