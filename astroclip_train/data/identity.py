@@ -2,9 +2,21 @@
 
 import numpy as np
 
-__all__ = ["match_positions", "name_objects", "position_groups", "position_name", "unit_vectors"]
+__all__ = ["known_ids", "match_positions", "name_objects", "position_groups", "position_name", "unit_vectors"]
 
 RADIUS = 3.0  # arcsec
+NO_ID = ("-1", "-999", "-9999", str(-(2**31)), str(-(2**63)))  # what catalogues write where an id is unknown
+
+
+def known_ids(ids: np.ndarray) -> np.ndarray:
+    """Ids as text, (n,), empty where a catalogue's code stands for an unknown one.
+
+    0 is such a code too, except among running numbers, where there is a 1.
+    """
+    text = np.array([str(i).strip() for i in ids], dtype=object)
+    codes = NO_ID if (text == "1").any() else (*NO_ID, "0")
+    text[np.isin(text.astype(str), codes)] = ""
+    return text
 
 
 def unit_vectors(ra: np.ndarray, dec: np.ndarray) -> np.ndarray:
@@ -58,12 +70,12 @@ def name_objects(
 
     Arguments:
         ra, dec: degrees, NaN where unknown, shape (n,).
-        source_ids: Gaia source ids as text, empty where unknown, shape (n,).
+        source_ids: Gaia source ids as text, empty (or a code, see `known_ids`) where unknown, shape (n,).
         obs_ids: ids of the observations, shape (n,).
         radius: linking length in arcsec.
     """
     ra, dec = np.asarray(ra, dtype=np.float64), np.asarray(dec, dtype=np.float64)
-    names = np.array([str(s) for s in source_ids], dtype=object)
+    names = known_ids(source_ids)
     groups = position_groups(ra, dec, radius)
     order = np.argsort(groups, kind="stable")
     for members in np.split(order, np.flatnonzero(np.diff(groups[order])) + 1):

@@ -72,6 +72,8 @@ class _Pairs:
     by_id: int
     by_position: int
     ambiguous: int
+    ids_a: np.ndarray
+    ids_b: np.ndarray
 
 
 def match_stores(
@@ -80,7 +82,8 @@ def match_stores(
     """A store with the modalities of both: one sample for each pair of observations of one object.
 
     Objects are joined by id (Gaia source ids of `options.catalogue` take the place of the stores' own), and
-    those without a partner by position within `options.radius` arcsec, where both stores have positions.
+    those without a partner by position within `options.radius` arcsec, where both stores have positions. Where
+    some were joined by their numbers, the stores number alike, and two other numbers are two stars however near.
     Spectra that occur in several pairs are stored once. Unmatched observations are left out unless
     `keep_unmatched`.
 
@@ -136,8 +139,7 @@ def _pair(first: Store, second: Store, options: ConvertOptions) -> _Pairs:
     pairs = [(i, k, name) for i, name in enumerate(ids_a) for k in members.get(str(name), ())]
     by_id = len(pairs)
     alone = np.setdiff1d(np.arange(first.n), [p[0] for p in pairs])
-    (ra_a, dec_a), (ra_b, dec_b) = positions_of(first), positions_of(second)
-    nearest, counts = match_positions(ra_a[alone], dec_a[alone], ra_b, dec_b, options.radius)
+    nearest, counts = _nearest(first, second, ids_a, ids_b, alone, options.radius)
     hit = nearest >= 0
     for i, k in zip(alone[hit], nearest[hit], strict=True):
         name = ids_b[k] if ids_b[k].isdigit() or not ids_a[i].isdigit() else ids_a[i]
@@ -148,20 +150,36 @@ def _pair(first: Store, second: Store, options: ConvertOptions) -> _Pairs:
     ambiguous = (
         int((counts[hit] > [len(members[str(ids_b[k])]) for k in nearest[hit]]).sum()) if hit.any() else 0
     )
-    return _Pairs(a, b, objects, by_id, len(pairs) - by_id, ambiguous)
+    return _Pairs(a, b, objects, by_id, len(pairs) - by_id, ambiguous, ids_a, ids_b)
+
+
+def _nearest(
+    first: Store, second: Store, ids_a: np.ndarray, ids_b: np.ndarray, alone: np.ndarray, radius: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """`match_positions` of the samples `alone` of the first store with those of the second that may be theirs."""
+    (ra_a, dec_a), (ra_b, dec_b) = positions_of(first), positions_of(second)
+    numbered_a, numbered_b = (np.char.isdigit(ids.astype(str)) for ids in (ids_a, ids_b))
+    alike = bool(np.isin(ids_a[numbered_a], ids_b[numbered_b]).any())
+    nearest, counts = np.full(len(alone), -1), np.zeros(len(alone), dtype=int)
+    for mine, theirs in ((~numbered_a, np.ones(len(ids_b), bool)), (numbered_a, ~(numbered_b & alike))):
+        chosen, others = np.flatnonzero(mine[alone]), np.flatnonzero(theirs)
+        rows = alone[chosen]
+        found, counts[chosen] = match_positions(ra_a[rows], dec_a[rows], ra_b[others], dec_b[others], radius)
+        nearest[chosen] = np.where(found >= 0, others[found], -1) if len(others) else -1
+    return nearest, counts
 
 
 def _with_unmatched(pairs: _Pairs, first: Store, second: Store) -> _Pairs:
     """Adds the observations without a partner; one of a matched object keeps that object's name."""
     a, b, objects = [pairs.a], [pairs.b], [pairs.objects]
-    for store, side in ((first, "a"), (second, "b")):
+    for store, side, ids in ((first, "a", pairs.ids_a), (second, "b", pairs.ids_b)):
         used = getattr(pairs, side)
-        named = dict(zip(store.object_id[used].astype(str), pairs.objects, strict=True))
+        named = dict(zip(ids[used].astype(str), pairs.objects, strict=True))
         left = np.setdiff1d(np.arange(store.n), used)
         missing = np.full(len(left), -1)
         a.append(left if side == "a" else missing)
         b.append(left if side == "b" else missing)
-        objects.append(np.array([named.get(str(i), str(i)) for i in store.object_id[left]], dtype=object))
+        objects.append(np.array([named.get(str(i), str(i)) for i in ids[left]], dtype=object))
     return dataclasses.replace(
         pairs, a=np.concatenate(a), b=np.concatenate(b), objects=np.concatenate(objects).astype(object)
     )

@@ -10,10 +10,10 @@ import numpy as np
 
 from ..errors import DataError
 from ..files import atomic_write
-from .identity import RADIUS, name_objects
+from .identity import RADIUS, known_ids, name_objects
 from .label_units import check_label_units, label_in_unit
 from .modality import ModalityInfo
-from .quality import REASONS, assess
+from .quality import REASONS
 from .readers.catalogue import Catalogue, join_labels
 from .readers.rows import Rows
 from .store_writer import StoreWriter
@@ -163,10 +163,10 @@ class StoreBuilder:
             rows = rows.take(kept)
         if not len(rows):
             return
-        for m, arrays in rows.arrays.items():
-            verdict = assess(arrays["flux"], arrays.get("ivar"), arrays.get("mask"), self.infos[m])
-            self._bad.update(REASONS[k] for k in verdict[verdict > 0])
         written = {m: self._writer.append(m, **arrays) for m, arrays in rows.arrays.items()}
+        for m, taken in written.items():
+            verdict = self._writer.verdicts(m, taken)
+            self._bad.update(REASONS[k] for k in verdict[verdict > 0])
         self._rows.append({m: written.get(m, np.full(len(rows), -1)) for m in self.infos})
         rows.arrays = {}
         self._parts.append(rows)
@@ -208,13 +208,24 @@ class StoreBuilder:
             self._writer.set_positions(ra, dec)
         self._write_labels(obs_id, objects, ra, dec)
         self.report.n, self.report.objects = n, len(np.unique(objects))
-        if not (source != "").any() and not np.isfinite(ra).any():
+        if not (known_ids(source) != "").any() and not np.isfinite(ra).any():
             self.report.notes.append(
                 "no object ids and no positions: each row counts as an object of its own"
             )
+        self._note_positions(objects, source, obs_id)
         if self._sources:
             named = sum(o in self._sources for o in obs_id)
             self.report.notes.append(f"Gaia source ids for {named} of {n} observations by the catalogue")
+
+    def _note_positions(self, objects: np.ndarray, source: np.ndarray, obs_id: np.ndarray) -> None:
+        by_position = np.unique(
+            objects[~np.isin(objects, known_ids(source).astype(str)) & (objects != obs_id)]
+        )
+        if len(by_position):
+            self.report.notes.append(
+                f"{_count(len(by_position), 'object')} named by position: measured a little differently in another "
+                "store, a star may have another name and split there; --catalog gives Gaia source ids"
+            )
 
     def _write_labels(self, obs_id: np.ndarray, objects: np.ndarray, ra: np.ndarray, dec: np.ndarray) -> None:
         values: dict[str, tuple[np.ndarray, str]] = {}

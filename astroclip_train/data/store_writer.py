@@ -13,7 +13,7 @@ from ..errors import DataError
 from ..files import atomic_write, remove_abandoned
 from ..randomness import object_hash
 from .modality import ModalityInfo
-from .quality import assess, median_snr
+from .quality import assess, good_pixels, median_snr
 from .shard import FORMAT, NOT_MODALITIES, VERSION, content_hash
 from .sink import Sink
 
@@ -118,17 +118,20 @@ class StoreWriter:
         info = self._infos[modality]
         flux = np.atleast_2d(np.asarray(flux))
         self._check_shapes(modality, info, flux, ivar, mask, wave)
+        if snr is None and ivar is not None:
+            snr = median_snr(flux, ivar, mask)
+        usable = good_pixels(flux, ivar, mask)  # and what is judged below is what will be read
+        flux = self._as_stored(f"{modality}/flux", flux, self.flux_dtype, usable)
+        if ivar is not None:
+            ivar = self._as_stored(f"{modality}/ivar", np.asarray(ivar), "float32", usable)
         reason = assess(flux, ivar, mask, info)
         if good is not None:
             reason[(reason == 0) & ~np.asarray(good, dtype=bool)] = 4
-        if snr is None and ivar is not None:
-            snr = median_snr(flux, ivar, mask)
-        stored = flux.astype(self.flux_dtype)
-        finite = np.isfinite(stored).all() and (ivar is None or bool((np.isfinite(ivar) & (ivar > 0)).all()))
+        finite = np.isfinite(flux).all() and (ivar is None or bool((np.isfinite(ivar) & (ivar > 0)).all()))
         self._finite[modality] &= bool(finite) and (mask is None or bool(np.all(mask)))
         columns = {
-            "flux": stored,
-            "ivar": _as(ivar, "float32"),
+            "flux": flux,
+            "ivar": ivar,
             "mask": _as(mask, "bool"),
             "snr": _as(snr, "float32"),
             "wave": _as(wave, "float64"),
@@ -138,6 +141,31 @@ class StoreWriter:
             "quality": reason,
         }
         return self._write_rows(modality, {k: v for k, v in columns.items() if v is not None})
+
+    def verdicts(self, modality: str, rows: np.ndarray) -> np.ndarray:
+        """Why each of the appended rows is bad, as an index into `quality.REASONS`, (n,)."""
+        return self._h5[modality]["quality"][rows.min() : rows.max() + 1]
+
+    def _as_stored(self, name: str, values: np.ndarray, dtype: str, good: np.ndarray) -> np.ndarray:
+        """Flux or ivar in the type of the file.
+
+        Raises:
+            DataError: more than half of the good pixels would be zero or infinite in it.
+        """
+        with np.errstate(over="ignore"):
+            stored = values.astype(dtype, copy=False)
+        if stored.dtype == values.dtype:
+            return stored
+        size = np.abs(stored[good & (values != 0)])
+        lost = (size < np.finfo(stored.dtype).tiny) | np.isinf(size)
+        if 2 * np.count_nonzero(lost) > lost.size:
+            typical = float(np.median(np.abs(values[good])))
+            without = " or leave out --half" if dtype == "float16" else ""
+            raise DataError(
+                f"{self.path}: {name} is {typical:.3g} in the median, which {dtype} cannot hold: give the flux in a "
+                f"unit in which it is near 1{without}."
+            )
+        return stored
 
     def _check_shapes(self, m: str, info: ModalityInfo, flux: np.ndarray, *others: np.ndarray | None) -> None:
         if not info.per_row and flux.shape[1] != info.grid.n:  # type: ignore[union-attr]

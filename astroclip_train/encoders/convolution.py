@@ -112,6 +112,13 @@ class ConvEncoder(Encoder):
             average.lerp_(mean.to(average.dtype), rate.to(average.dtype))
         self.seen += self.seen < self.batches
 
+    def _scale(self) -> Tensor:
+        """Root of the mean variance of the pixels; one that was never good, at its first 0 and 1, has no say."""
+        followed = (self.centre != 0) | (self.square != 1) | (self.seen == 0)
+        count = followed.sum().clamp_min(1)
+        variance = torch.where(followed, self.square - self.centre.square(), 0.0).sum() / count
+        return variance.clamp_min(1e-12 * torch.where(followed, self.square, 0.0).sum() / count).sqrt()
+
     def forward(self, x: Tensor, ivar: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         if self.normalise == "object":
             z = standardise(x, ivar, mask)[0]
@@ -119,7 +126,7 @@ class ConvEncoder(Encoder):
             good = torch.isfinite(x) if mask is None else torch.isfinite(x) & mask
             if self.training:
                 self._follow(x, good)
-            scale = (self.square - self.centre.square()).mean().clamp_min(1e-12).sqrt()
+            scale = self._scale()
             z = torch.where(good, x - self.centre.to(x.dtype), 0.0) / scale.to(x.dtype)
         h = (z if self.clip is None else z.clamp(-self.clip, self.clip))[:, None]
         for stage in self.stages:

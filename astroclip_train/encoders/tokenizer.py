@@ -17,7 +17,8 @@ __all__ = ["Tokenizer", "Tokens", "standardise"]
 
 STATS = ("log_std", "mean_std", "none", "fixed")
 FIXED = (1.0, 0.1)  # level and depth of a spectrum over its continuum
-STD_FLOOR = 1e-6  # a constant spectrum gives z = 0 and a finite log10 s
+STD_FLOOR = 1e-6  # of the mean, so that a constant spectrum gives z = 0 in any unit of the flux
+TINY = 1e-30  # and one of zeros a finite log10 s
 
 
 class Tokens(NamedTuple):
@@ -54,7 +55,7 @@ def standardise(
     """
     if ivar is None and mask is None:
         mean, std = _constants(x) if fixed else torch.std_mean(x, dim=-1)[::-1]
-        std = std.clamp_min(STD_FLOOR)
+        std = torch.maximum(std, _floor(mean))
         return (x - mean[:, None]) / std[:, None], None, mean, std
     good = torch.isfinite(x)
     if mask is not None:
@@ -68,12 +69,17 @@ def standardise(
         mean = clean.sum(-1) / count.clamp_min(1)
     centred = torch.where(good, clean - mean[:, None], 0.0)
     if not fixed:
-        std = (centred.square().sum(-1) / (count - 1).clamp_min(1)).sqrt().clamp_min(STD_FLOOR)
+        std = (centred.square().sum(-1) / (count - 1).clamp_min(1)).sqrt()
+        std = torch.maximum(std, _floor(mean))
     weight = good.to(x.dtype)
     if ivar is not None:
         signal = torch.where(good, ivar, 0.0) * std[:, None].square()
         weight = weight * (signal / (1 + signal))
     return centred / std[:, None], weight, mean, std
+
+
+def _floor(mean: Tensor) -> Tensor:
+    return (STD_FLOOR * mean.abs()).clamp_min(TINY)
 
 
 def _constants(x: Tensor) -> tuple[Tensor, Tensor]:

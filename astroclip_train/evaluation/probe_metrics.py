@@ -14,16 +14,16 @@ _PENALTIES = tuple(10.0**e for e in range(-4, 5))
 def _standardise(train: Tensor, val: Tensor) -> tuple[Tensor, Tensor]:
     train, val = train.detach().to(torch.float64), val.detach().to(torch.float64)
     mean, std = train.mean(0), train.std(0)
-    std = torch.where(
-        std > 1e-12 * (1 + mean.abs()), std, torch.ones_like(std)
-    )  # constant features stay zero
+    std = torch.where(std > 1e-12 * mean.abs(), std, torch.ones_like(std))  # constant features stay zero
     return (train - mean) / std, (val - mean) / std
 
 
 def _scores(prediction: Tensor, truth: Tensor) -> dict[str, Tensor]:
-    """R squared and biweight scatter of each label, (b, k) -> (k,); NaN where fewer than 3 are known."""
-    residual = torch.where(torch.isfinite(truth), prediction - truth, torch.nan)
-    known = truth.isfinite().sum(0)
+    """R squared and biweight scatter of each label, (b, k) -> (k,); NaN where fewer than 3 are known and predicted."""
+    residual = prediction - truth
+    usable = torch.isfinite(residual)
+    residual, truth = (torch.where(usable, values, torch.nan) for values in (residual, truth))
+    known = usable.sum(0)
     centred = truth - torch.nanmean(truth, 0)
     r2 = 1 - residual.square().nansum(0) / centred.square().nansum(0)
     sigma = torch.from_numpy(biweight_scale(residual.cpu().numpy(), axis=0))
@@ -91,7 +91,8 @@ def knn_probe(
 
     Arguments:
         train_x, val_x: embeddings, (n, d) and (b, d); features are standardised on the training part.
-        train_y, val_y: labels, (n, k) and (b, k); missing (NaN) neighbours are left out of the mean.
+        train_y, val_y: labels, (n, k) and (b, k); neighbours without any label are passed over, and of those
+            without this one the mean leaves them out.
         k: neighbours.
         chunk: validation objects compared at once.
 
@@ -100,6 +101,8 @@ def knn_probe(
     """
     x, x_val = (F.normalize(z.float(), dim=1) for z in _standardise(train_x, val_x))
     y = train_y.detach().to(torch.float64).to(x.device)
+    labelled = y.isfinite().any(1)
+    x, y = x[labelled], y[labelled]
     k = min(k, x.shape[0])
     parts = []
     for block in x_val.split(chunk):

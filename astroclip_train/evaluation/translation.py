@@ -82,7 +82,7 @@ def translation_metrics(
     out: dict[str, Any] = {"n": int(kept.sum())}
     spread = _residual(truth, np.zeros_like(residual), mask)[kept]
     empty = ~np.isfinite(spread).any(0) if spread.size else np.zeros(residual.shape[1], bool)
-    spread[:, empty] = 0.0
+    spread = spread[:, ~empty]
 
     def put(key: str, statistic: Any, *arrays: Array) -> None:
         values = tuple(a[kept] for a in arrays)

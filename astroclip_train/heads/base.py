@@ -173,7 +173,7 @@ def moments(values: Tensor) -> tuple[Tensor, Tensor]:
     )
     mean = clean.sum(dim=0) / count
     std = (torch.where(good, clean - mean, 0.0).square().sum(dim=0) / (count - 1).clamp_min(1)).sqrt()
-    return mean, torch.where(std > 1e-12 * (1 + mean.abs()), std, 1.0)
+    return mean, torch.where(std > 1e-12 * mean.abs(), std, 1.0)
 
 
 def label_groups(labels: Tensor) -> list[tuple[Tensor, list[int]]]:

@@ -196,3 +196,34 @@ def test_validate_finds_changed_and_truncated_files(tmp_path):
     path.write_bytes(path.read_bytes()[:3000])
     assert "damaged or truncated" in validate(path)[0]
     assert "does not exist" in validate(tmp_path / "none.h5")[0]
+
+
+def test_near_stars_with_ids_of_their_own_stay_apart(tmp_path):
+    """A neighbour within the radius is no partner where both stores number alike; one without an id is."""
+    a = make(tmp_path / "a.h5", "lrs", ["111", "333", "J1"], ra=[10.0, 20.0, 30.0])
+    b = make(tmp_path / "b.h5", "xp", ["222", "333", "444"], ra=[10.0 + 2.5 / 3600, 20.0, 30.0 + 1 / 3600])
+    report = match_stores(a, b, options(tmp_path))
+    assert (report.by_id, report.by_position) == (1, 1)
+    assert sorted(Store(report.out).object_id) == ["333", "444"]
+    assert "1 of 3 observations matched" not in report.text()
+    assert "2 of 3 observations matched, 1 without a partner" in report.text()
+
+
+def test_numbers_of_two_surveys_do_not_forbid_positions(tmp_path):
+    a = make(tmp_path / "a.h5", "lrs", ["1", "2"], ra=[10.0, 20.0])
+    b = make(tmp_path / "b.h5", "xp", ["39627", "39628"], ra=[10.0 + 1 / 3600, 20.0])
+    assert match_stores(a, b, options(tmp_path)).by_position == 2
+
+
+def test_visits_without_a_partner_have_the_catalogues_id(tmp_path):
+    a = make(tmp_path / "a.h5", "lrs", ["v1", "v2", "q"])
+    b = make(tmp_path / "b.h5", "xp", ["777"])
+    catalogue = tmp_path / "c.csv"
+    catalogue.write_text("obs_id,source_id\nolrs0,555\nolrs1,555\nolrs2,777\n")
+    report = match_stores(a, b, options(tmp_path, catalogue=catalogue), keep_unmatched=True)
+    store = Store(report.out)
+    assert dict(zip(store.obs_id, store.object_id, strict=True)) == {
+        "olrs0": "555",
+        "olrs1": "555",
+        "olrs2": "777",
+    }

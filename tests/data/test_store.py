@@ -189,3 +189,37 @@ def test_store_dataset(make_store, tmp_path):
         StoreDataset(path, modalities=["hst"]).prepare(tmp_path)
     with pytest.raises(ConfigError, match=r"dataset\.path is empty"):
         StoreDataset("")
+
+
+@pytest.mark.parametrize(
+    ("level", "dtype", "said"),
+    [
+        (1e-16, "float16", "or leave out --half"),
+        (2e5, "float16", "lrs/flux is .*float16 cannot hold"),
+        (1e-20, "float32", "lrs/ivar"),
+    ],
+)
+def test_numbers_that_the_file_cannot_hold_are_refused(tmp_path, level, dtype, said):
+    flux = level * np.random.default_rng(0).normal(1, 0.1, (8, 40))
+    path = tmp_path / "s.h5"
+    ivar = np.full(flux.shape, (0.1 * level) ** -2.0)
+    with StoreWriter(path, created_by="test", flux_dtype=dtype) as writer:
+        writer.add_modality("lrs", info(unit="erg/s/cm2/A", normalisation=()))
+        with pytest.raises(DataError, match=said):
+            writer.append("lrs", flux=flux, ivar=ivar)
+        rows = writer.append("lrs", flux=flux / level, ivar=ivar * level**2)
+        writer.set_samples([f"star {k}" for k in range(8)], [f"obs {k}" for k in range(8)], {"lrs": rows})
+    assert Store(path).n == 8
+
+
+def test_a_pixel_that_the_file_cannot_hold_is_bad(make_store, tmp_path):
+    flux, ivar = spectra(8)
+    flux = flux.astype(np.float64)
+    flux[3, 5], flux[4, :30] = 1e30, 1e30
+    with StoreWriter(tmp_path / "s.h5", created_by="test", flux_dtype="float16") as writer:
+        writer.add_modality("lrs", info())
+        rows = writer.append("lrs", flux=flux, ivar=ivar)
+        writer.set_samples([f"star {k}" for k in range(8)], [f"obs {k}" for k in range(8)], {"lrs": rows})
+        assert list(writer.verdicts("lrs", rows)) == [0, 0, 0, 0, 1, 0, 0, 0]
+    store = Store(tmp_path / "s.h5", max_bad_fraction=0.5)
+    assert not store.finite("lrs")

@@ -214,3 +214,14 @@ def test_convolution_with_norm_and_clipped_pixels(norm):
     high[:, 40], higher[:, 40] = 100.0, 1e6
     assert torch.equal(encoder(high), encoder(higher))
     assert torch.allclose(encoder(x)[:3], encoder(x[:3]))
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-16])
+def test_convolution_scale_is_that_of_the_pixels_that_are_ever_good(scale):
+    encoder = ConvEncoder(67, channels=(4, 8))
+    x = scale * (1 + 0.1 * torch.randn(64, 67, generator=torch.Generator().manual_seed(0)))
+    mask = torch.ones(64, 67, dtype=torch.bool)
+    mask[:, :7] = False
+    encoder(x, mask=mask)
+    expected = x[:, 7:].double().var(0, correction=0).mean().sqrt()
+    assert float(encoder._scale() / expected) == pytest.approx(1.0, rel=1e-3)

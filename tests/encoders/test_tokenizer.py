@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from astroclip_train.encoders import Tokenizer
+from astroclip_train.encoders.tokenizer import standardise
 from astroclip_train.errors import ConfigError
 
 
@@ -113,3 +114,15 @@ def test_fixed_statistics_keep_line_depths_comparable():
         tokens.values, tokens.mean, tokens.std
     )
     assert torch.allclose(back[0], x[0])
+
+
+@pytest.mark.parametrize("bad", [False, True])
+def test_the_unit_of_the_flux_changes_nothing(bad):
+    """Spectra in erg/s/cm²/Å have a scatter of 1e-17."""
+    x = torch.from_numpy(np.random.default_rng(0).normal(1.0, 0.2, (3, 67))).float()
+    mask = torch.ones(3, 67, dtype=torch.bool) if bad else None
+    one, two = (standardise(scale * x, mask=mask)[0] for scale in (1.0, 1e-16))
+    torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-4)
+    flat, _, _, std = standardise(torch.full((1, 67), 3e-16), mask=None if mask is None else mask[:1])
+    assert (flat.abs() < 1).all()
+    assert torch.isfinite(torch.log10(std)).all()

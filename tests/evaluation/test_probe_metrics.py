@@ -69,3 +69,15 @@ def test_knn_sees_neighbours_and_beats_ridge_on_a_curve():
     assert flat["r2"] < 0.2
     few = knn_probe(x[:3], y[:3], x[1500:], y[1500:], k=16)
     assert torch.isfinite(few["r2"]).all()
+
+
+@pytest.mark.parametrize("labelled", [1, 25, 55, 105])
+def test_rare_labels_of_noise_are_not_read(labelled):
+    """What a probe cannot answer is not counted as answered."""
+    generator = torch.Generator().manual_seed(3)
+    x, y = torch.randn(2600, 8, generator=generator), torch.randn(2600, 1, generator=generator)
+    train_y = torch.full((2000, 1), torch.nan)
+    train_y[:labelled] = y[:labelled]
+    for probe in (ridge_probe, knn_probe):
+        found = probe(x[:2000], train_y, x[2000:], y[2000:])["r2"]
+        assert found.isnan().all() or found.max() < 0.1, probe.__name__

@@ -51,3 +51,12 @@ def test_objects_without_pixels_and_without_ivar(spectra):
     nothing = translation_metrics(truth, prediction, None, np.zeros(truth.shape, bool))
     assert nothing["n"] == 0
     assert nothing["rmse"] is None
+
+
+def test_the_baseline_is_that_of_good_pixels(spectra):
+    truth, _ = spectra
+    mask = np.ones(truth.shape, bool)
+    mask[:, :80] = False
+    spread = truth[:, 80:] - truth[:, 80:].mean(0)
+    found = translation_metrics(truth, np.zeros_like(truth), None, mask)
+    assert found["rmse_baseline"] == pytest.approx(np.sqrt(np.mean(spread**2)))

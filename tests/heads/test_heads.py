@@ -9,6 +9,7 @@ from scipy.stats import norm
 
 from astroclip_train.errors import ConfigError, DataError
 from astroclip_train.heads import HEADS, FlowHead, KNNHead, LinearHead, MLPHead, Prediction
+from astroclip_train.heads.base import moments
 from astroclip_train.randomness import even_normals
 
 LABELS = ["a", "b", "c"]
@@ -289,3 +290,11 @@ def test_linear_states_the_errors_of_others_where_features_abound():
         answer = head.predict(x[350:])
         ratio = float((answer.mean - y[350:]).std() / answer.std.mean())
         assert 0.7 < ratio < 1.4, (n, ratio)
+
+
+@pytest.mark.parametrize("unit", [1.0, 1e-16])
+def test_moments_of_columns_in_any_unit(unit):
+    x = torch.stack([torch.tensor([1.0, 2.0, 3.0, torch.nan]) * unit, torch.full((4,), 0.1) * unit], 1)
+    mean, std = moments(x)
+    torch.testing.assert_close(mean / unit, torch.tensor([2.0, 0.1]).double(), rtol=1e-6, atol=0)
+    torch.testing.assert_close(std, torch.tensor([unit, 1.0]).double(), rtol=1e-6, atol=0)

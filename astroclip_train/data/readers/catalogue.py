@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ...errors import DataError
-from ..identity import match_positions
+from ..identity import known_ids, match_positions
 from . import tables
 
 __all__ = ["Catalogue", "JoinedLabels", "join_labels", "parse_label_option"]
@@ -44,8 +44,8 @@ class Catalogue:
         return next((c for c in choices if c in self.columns), "")
 
     def ids(self, column: str) -> np.ndarray:
-        """A column of ids as text, (n,), empty where missing."""
-        return np.array([_id_text(v) for v in self._column(column)], dtype=object)
+        """A column of ids as text, (n,), empty where missing or a code of that."""
+        return known_ids(np.array([_id_text(v) for v in self._column(column)], dtype=object))
 
     def numbers(self, column: str) -> np.ndarray:
         """A numeric column, float64 (n,), with NaN for the surveys' codes of missing values."""
@@ -81,7 +81,7 @@ class Catalogue:
                 f"one of Gaia source ids ({', '.join(SOURCE[:-1])}), found {', '.join(self.names[:12])}."
             )
         pairs = zip(self.ids(obs), self.ids(source), strict=True)
-        return {o: s for o, s in pairs if o and s and s not in ("0", "-1", "-9999")}
+        return {o: s for o, s in pairs if o and s}
 
 
 def _id_text(value: object) -> str:
@@ -157,7 +157,8 @@ def _rows(
         if column:
             first: dict[str, int] = {}
             for k, name in enumerate(catalogue.ids(column)):
-                first.setdefault(name, k)
+                if name:
+                    first.setdefault(name, k)
             row = np.array([first.get(str(i), -1) for i in ids], dtype=int)
             if (row >= 0).any():
                 return row, how

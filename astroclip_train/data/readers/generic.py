@@ -183,6 +183,11 @@ def _rows(source: Source, layout: Layout, labels: dict, part: slice, total: int)
     _check_position(source, layout, numbers)
     values = {}
     for name, (key, index) in labels.items():
+        if source.length(key, "--labels") != total:
+            raise DataError(
+                f"{source.path}: --labels {key} has {source.length(key, '--labels')} rows, the flux {total}: "
+                "labels of another table are joined by their ids with --labels TABLE:name,name."
+            )
         array = source.read(key, "--labels", part)
         if index is not None and (array.ndim != 2 or array.shape[1] <= index):
             raise DataError(
@@ -190,7 +195,8 @@ def _rows(source: Source, layout: Layout, labels: dict, part: slice, total: int)
             )
         column_values = (array if index is None else array[:, index]).astype(np.float64)
         values[name] = np.where(np.isin(column_values, MISSING), np.nan, column_values)
-    names = text["obs_id"] if layout.obs_id else _numbered(text["object_id"], source, part)
+    numbered = _numbered(text["object_id"], source, part)
+    names = np.where(text["obs_id"] != "", text["obs_id"], numbered)
     split = text["split"] if layout.split else None
     rows = {layout.modality: arrays}
     return Rows(rows, names, text["object_id"], numbers["ra"], numbers["dec"], values, split)

@@ -66,7 +66,7 @@ class Source:
             values = self._columns[key][part]
             if isinstance(values, list) or getattr(getattr(values, "dtype", None), "kind", "") == "O":
                 values = _from_cells(list(values))
-            array = np.ma.filled(values, np.nan) if np.ma.isMaskedArray(values) else np.asarray(values)
+            array = _filled(values) if np.ma.isMaskedArray(values) else np.asarray(values)
         except (ValueError, TypeError, OSError) as error:
             raise DataError(f"{self.path}, {key} for {option} cannot be read ({error}).") from error
         return array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array
@@ -83,6 +83,13 @@ class Source:
             return values
         array = values if np.ma.isMaskedArray(values) else np.asarray(values)
         return array.tolist() if np.ma.isMaskedArray(array) or array.dtype.kind == "O" else array
+
+
+def _filled(values: np.ma.MaskedArray) -> np.ndarray:
+    """NaN where masked; integers without a masked one stay integers."""
+    if values.dtype.kind == "f" or (values.dtype.kind in "iu" and np.ma.is_masked(values)):
+        return np.ma.filled(values.astype(np.float64), np.nan)
+    return np.asarray(values)
 
 
 def _from_cells(values: list[Any]) -> np.ndarray:

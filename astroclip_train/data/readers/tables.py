@@ -54,7 +54,14 @@ def read_columns(path: str | Path) -> Columns:
         raise DataError(f"{path} holds no rows: check that it is the table you mean.")
     if len(chunks) == 1:
         return chunks[0]
-    return {name: np.concatenate([np.asarray(c[name]) for c in chunks]) for name in chunks[0]}
+    return {name: _joined([c[name] for c in chunks]) for name in chunks[0]}
+
+
+def _joined(parts: list[Any]) -> Any:
+    """One column of its chunks: a list of cells, or an array that keeps its mask."""
+    if isinstance(parts[0], list):
+        return [cell for part in parts for cell in part]
+    return np.ma.concatenate(parts) if any(map(np.ma.isMaskedArray, parts)) else np.concatenate(parts)
 
 
 def iterate(path: str | Path, chunk: int = 2048) -> Iterator[Columns]:
@@ -112,7 +119,13 @@ def _iterate_fits(path: Path, chunk: int) -> Iterator[Columns]:
                 raise ValueError("it has no table extension")
             for start in range(0, len(table.data), chunk):
                 part = table.data[start : start + chunk]
-                yield {name: part[name] for name in table.columns.names}
+                yield {column.name: _without_null(part[column.name], column.null) for column in table.columns}
+
+
+def _without_null(values: np.ndarray, null: Any) -> np.ndarray:
+    """A column, masked where an integer is the one that the header names as missing (TNULL)."""
+    integers = null is not None and getattr(values, "dtype", np.dtype("O")).kind in "iu"
+    return np.ma.masked_equal(values, int(null)) if integers else values
 
 
 def _read_votable(path: Path, chunk: int) -> Iterator[Columns]:

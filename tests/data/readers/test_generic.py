@@ -3,6 +3,7 @@
 import h5py
 import numpy as np
 import pytest
+from astropy.io import fits
 from astropy.table import Table
 
 from astroclip_train.data.convert import ConvertOptions, parse_grid
@@ -237,3 +238,54 @@ def test_label_options():
     for wrong in ("a,a", "p:a=b", "a=", ",a"):
         with pytest.raises(DataError, match="--labels"):
             label_keys(wrong)
+
+
+def test_labels_of_another_length_are_refused(run, arrays):
+    arrays["other"] = np.arange(N + 3.0)
+    with pytest.raises(DataError, match=f"--labels other has {N + 3} rows, the flux {N}"):
+        run("npz", flux="flux", wave="wave", labels="other:teff")
+
+
+def test_rows_without_an_observation_id_are_no_repeats(run, arrays):
+    arrays["visit"] = np.array(["a", "", "", "b", ""])
+    store = run("npz", flux="flux", wave="wave", obs_id="visit", object_id="gaia")
+    assert store.n == N
+    assert {"a", "b"} < set(store.obs_id)
+
+
+@pytest.mark.parametrize("suffix", ["fits", "vot"])
+def test_masked_integers_are_missing(tmp_path, suffix):
+    """FITS says by TNULL which integer means "none"; read as a number it would be a star of -2e9 K."""
+    big, small = -(2**63), -(2**31)
+    table = Table({"flux": np.random.default_rng(0).normal(10, 1, (4, 20))})
+    table["gaia"] = np.ma.masked_equal(np.array([3872221881327708672, 3872221881327708673, big, big]), big)
+    table["teff"] = np.ma.masked_equal(np.array([5000, small, 6000, 7000], dtype=np.int32), small)
+    table["ra"] = 10.0 + np.arange(4)
+    table["dec"] = np.zeros(4)
+    path = tmp_path / f"t.{suffix}"
+    if suffix == "fits":
+        columns = [
+            fits.Column("flux", "20D", array=np.asarray(table["flux"])),
+            fits.Column("gaia", "K", null=big, array=table["gaia"].filled(big)),
+            fits.Column("teff", "J", null=small, array=table["teff"].filled(small)),
+            *(fits.Column(axis, "D", array=np.asarray(table[axis])) for axis in ("ra", "dec")),
+        ]
+        fits.BinTableHDU.from_columns(columns).writeto(path)
+    else:
+        table.write(path, format="votable")
+    layout = Layout(
+        modality="lrs",
+        flux="flux",
+        wave="linear:4000:1",
+        object_id="gaia",
+        ra="ra",
+        dec="dec",
+        labels="teff",
+    )
+    target = GenericTarget("mine", "observed", flux_unit="counts")
+    convert_generic(path, "table", layout, target, ConvertOptions(out=tmp_path / "out.h5", progress=False))
+    store = Store(tmp_path / "out.h5")
+    assert list(store.object_id[:2]) == ["3872221881327708672", "3872221881327708673"]
+    assert store.object_id[2] != store.object_id[3]
+    assert all(name.startswith("J00") for name in store.object_id[2:])
+    np.testing.assert_array_equal(np.isnan(store.labels["teff"]), [False, True, False, False])
