@@ -24,6 +24,8 @@ if [ $# -lt 2 ] || [ ${#stages[@]} -eq 0 ]; then
 fi
 shift
 
+# all jobs are one launch: run.fresh=true starts one generation, not one in each
+export ASTRO_TRAIN_LAUNCH=${ASTRO_TRAIN_LAUNCH:-chain-$(date +%s)-$$}
 before=""
 for names in "${stages[@]}"; do
   key=${names//,/_}

@@ -1,12 +1,14 @@
 """What the console commands share: errors as one sentence, exit codes, argument parsing that answers in our words."""
 
 import argparse
+import contextlib
 import difflib
 import errno
 import os
+import select
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 from ..errors import AstroTrainError, ConfigError
 
@@ -33,8 +35,16 @@ class Parser(argparse.ArgumentParser):
 
 
 def say(text: str) -> None:
-    """One line for the user on standard error."""
-    print(text, file=sys.stderr, flush=True)
+    """One line for the user on standard error; nobody may be reading it."""
+    with contextlib.suppress(BrokenPipeError):
+        print(text, file=sys.stderr, flush=True)
+
+
+def reader_left(stream: TextIO) -> bool:
+    """Whether the other end of a pipe is closed, as by `| head`."""
+    asked = select.poll()
+    asked.register(stream.fileno(), 0)
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in asked.poll(0))
 
 
 def guard(
@@ -56,7 +66,9 @@ def guard(
         say(f"\n{program}: stopped by Ctrl-C; {interrupted}")
         return INTERRUPTED
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader left, e.g. `| head`
+        if not reader_left(sys.stdout):
+            raise  # another pipe, such as that of a worker
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):

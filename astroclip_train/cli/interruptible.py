@@ -42,11 +42,21 @@ def _leave(stop: Interrupted, interruption: Interruption) -> int:
 
 
 @contextmanager
-def forwarding(child: subprocess.Popen) -> Iterator[None]:
-    """Signals that reach this process go on to its child, which saves and leaves; the parent must outlive that."""
-    before = {number: signal.signal(number, lambda n, _: child.send_signal(n)) for number in SIGNALS}
+def forwarding(child: subprocess.Popen) -> Iterator[list[int]]:
+    """Signals that reach this process go on to its child, which saves and leaves; the parent must outlive that.
+
+    Yields:
+        The signals that came. A child that had just begun or ended cannot have answered them: its parent must.
+    """
+    came: list[int] = []
+
+    def forward(number: int, _: object) -> None:
+        came.append(number)
+        child.send_signal(number)
+
+    before = {number: signal.signal(number, forward) for number in SIGNALS}
     try:
-        yield
+        yield came
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

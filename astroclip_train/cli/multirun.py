@@ -16,6 +16,7 @@ from ..config.fingerprint import fingerprint
 from ..distributed.geometry import find_geometry
 from ..errors import ConfigError
 from ..files import write_json
+from ..training.interruption import Interrupted
 from ..training.run_dir import RunDir, launch_id
 from ._console import INTERRUPTED, STOPPED, say
 from .interruptible import forwarding
@@ -117,7 +118,7 @@ def multirun(overrides: Sequence[str], config_dirs: Sequence[str] = (), allowed:
     for number, job in enumerate(jobs, 1):
         say(f"job {number} of {len(jobs)}: {' '.join(job.differing)} -> {job.run_dir.path}")
         start = time.monotonic()
-        code = _run(job, config_dirs, allowed, environment)
+        code, came = _run(job, config_dirs, allowed, environment)
         results.append(
             {"overrides": job.overrides, "run": str(job.run_dir.path), "exit": code,
              "seconds": round(time.monotonic() - start, 1)}
@@ -126,6 +127,10 @@ def multirun(overrides: Sequence[str], config_dirs: Sequence[str] = (), allowed:
         if code in STOPPED:
             say(f"stopped in job {number} of {len(jobs)}; the same command goes on with the jobs still owed.")
             return code
+        if came and (
+            code or number < len(jobs)
+        ):  # the job was too young or too old to answer: the sweep does
+            raise Interrupted(came[0])
     return _summary(jobs, results, record)
 
 
@@ -141,12 +146,15 @@ def _distinct(jobs: Sequence[Job]) -> None:
         seen[path] = number
 
 
-def _run(job: Job, config_dirs: Sequence[str], allowed: Sequence[str], environment: dict[str, str]) -> int:
+def _run(
+    job: Job, config_dirs: Sequence[str], allowed: Sequence[str], environment: dict[str, str]
+) -> tuple[int, list[int]]:
+    """The exit code of a job, and the signals that came while it ran."""
     options = [f"--config-dir={folder}" for folder in config_dirs] + [f"--allow-target={p}" for p in allowed]
     command = [sys.executable, "-m", "astroclip_train.cli.train", *options, *job.overrides]
     child = subprocess.Popen(command, env=environment)
     try:
-        with forwarding(child):
+        with forwarding(child) as came:
             code = child.wait()
     except KeyboardInterrupt:  # the terminal sent it to the child too, which ends in its own way
         try:
@@ -154,10 +162,10 @@ def _run(job: Job, config_dirs: Sequence[str], allowed: Sequence[str], environme
         except subprocess.TimeoutExpired:
             child.terminate()
             child.wait()
-        return INTERRUPTED
+        return INTERRUPTED, []
     if code < 0:
         say(f"  ended by {signal.Signals(-code).name}: {shlex.join(job.overrides)}")
-    return INTERRUPTED if code == -signal.SIGINT else code
+    return INTERRUPTED if code == -signal.SIGINT else code, came
 
 
 def _summary(jobs: Sequence[Job], results: Sequence[dict[str, Any]], record: Path) -> int:

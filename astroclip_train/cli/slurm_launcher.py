@@ -93,7 +93,7 @@ def submit(
     with _clean_environment():
         after = _submit_common(submitit, owed, settings, folder, options)
         words = [[*options, *job.overrides] for job in owed]
-        numbers = _submit(submitit, words, settings, folder, after)
+        numbers = _submit(submitit, words, settings, folder, after, owed[0].run_dir.launch)
     for job, number in zip(owed, numbers, strict=True):
         say(f"job {number}: {' '.join(job.differing)} -> {job.run_dir.path}")
     submitted = {str(job.run_dir.path): number for job, number in zip(owed, numbers, strict=True)}
@@ -145,13 +145,18 @@ def _submit_common(
     if not names:
         return []
     words = [*options, *leader.overrides, f"run.stages=[{','.join(names)}]"]
-    numbers = _submit(submitit, [words], settings, folder, [])
+    numbers = _submit(submitit, [words], settings, folder, [], leader.run_dir.launch)
     say(f"job {numbers[0]}: {', '.join(names)}, which all jobs share -> {leader.run_dir.path}")
     return numbers
 
 
 def _submit(
-    submitit: Any, commands: list[list[str]], settings: Mapping[str, Any], folder: Path, after: list[str]
+    submitit: Any,
+    commands: list[list[str]],
+    settings: Mapping[str, Any],
+    folder: Path,
+    after: list[str],
+    launch: str,
 ) -> list[str]:
     from .slurm_job import become
 
@@ -161,6 +166,7 @@ def _submit(
         further |= {"dependency": f"afterok:{':'.join(after)}", "kill-on-invalid-dep": "yes"}
     threads = "${SLURM_CPUS_PER_TASK:-1}"
     setup = [f"export OMP_NUM_THREADS={threads} OMP_WAIT_POLICY=passive SRUN_CPUS_PER_TASK={threads}"]
+    setup.append(f"export ASTRO_TRAIN_LAUNCH={launch}")  # the shared stages and the points are one launch
     parameters = {
         "job_name": "astro-train",
         "time": settings["timeout_min"],

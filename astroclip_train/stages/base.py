@@ -90,6 +90,10 @@ class Stage:
             return f"unfinished {origin}"
         return self.context.weights(node)
 
+    def is_of(self, record: dict[str, Any]) -> bool:
+        """Whether a finished stage was made with this configuration and these inputs; asked on one rank."""
+        return record["fingerprint"] == self._fingerprint()
+
     # -- running ------------------------------------------------------------------------------------------------------
 
     def run(self) -> None:
@@ -119,6 +123,7 @@ class Stage:
     def _train(self, mark: str) -> None:
         if is_main():
             self.folder.mkdir(parents=True, exist_ok=True)
+            (self.folder / "reused.json").unlink(missing_ok=True)
         say(f"stage {self.name}")
         extended = self.name in self.context.run_dir.planned
         launch = self.context.run_dir.record.get("launch")
@@ -139,13 +144,21 @@ class Stage:
         folder = self.context.stage_folder(self.name)
         path = folder / "done.json"
         record = read_json(path) if path.exists() else {}
-        if record.get("fingerprint") == mark and (folder / record["best"]).exists():
-            longer = self.context.run_dir.extension.get(self.name, 0)
-            return record.get("stopped", False) or longer <= record.get("step", longer)
-        if record or (self.folder / "reused.json").exists():
+        borrowed = (self.folder / "reused.json").exists()
+        if record.get("fingerprint") == mark and not (borrowed and record.get("extended")):
+            if _whole(folder, record):
+                return self._long_enough(record)
+            say(f"{self.name}: {folder} has lost its checkpoints, it is trained again.")
+        elif record or borrowed:
+            say(f"{self.name}: inputs or configuration changed, its old files are removed.")
+        if record or borrowed:
             self.context.forget(self.name)
             self.context.run_dir.metrics.cut(self.name, -1)
         return False
+
+    def _long_enough(self, record: dict[str, Any]) -> bool:
+        longer = self.context.run_dir.extension.get(self.name, 0)
+        return record.get("stopped", False) or longer <= record.get("step", longer)
 
     def _finished_elsewhere(self, mark: str) -> bool:
         index = self._index(mark)
@@ -155,6 +168,8 @@ class Stage:
         record = folder / "done.json"
         done = read_json(record) if record.exists() else {}
         if done.get("fingerprint") != mark or done.get("extended") or folder == self.folder.resolve():
+            return False
+        if not _whole(folder, done) or not self._long_enough(done):
             return False
         mine = self.context.run_dir.record
         if mine.get("fresh") and done.get("launch") != mine.get("launch"):
@@ -205,7 +220,7 @@ class Stage:
             folder=folder,
             metrics=self.context.run_dir.metrics,
             loggers=self.context.loggers,
-            callbacks=[build(c) for c in (self.context.config.get("callbacks") or {}).values()],
+            callbacks={n: build(c) for n, c in (self.context.config.get("callbacks") or {}).items()},
             guard=self.context.run_dir.lease.check,
             **more,
         )
@@ -259,6 +274,11 @@ class Stage:
             tensors = {k: torch.as_tensor(v).to(device) for k, v in arrays.items()}
             chunks.append(encoder(tensors["flux"], tensors.get("ivar"), tensors.get("mask")).float().cpu())
         return torch.cat(chunks)
+
+
+def _whole(folder: Path, record: dict[str, Any]) -> bool:
+    """Whether the weights that `done.json` names are there: somebody may have freed the disk."""
+    return (folder / record["best"]).exists()
 
 
 def sized(node: dict[str, Any], encoder: Any) -> dict[str, Any]:

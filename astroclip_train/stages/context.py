@@ -19,7 +19,6 @@ from ..errors import ConfigError, RunError
 from ..files import read_json
 from ..randomness import hash64
 from ..training.checkpoint import load_checkpoint
-from ..training.progress import say
 from ..training.weights import weights_hash
 
 __all__ = ["RunContext"]
@@ -190,10 +189,9 @@ class RunContext:
         }
 
     def forget(self, stage: str) -> None:
-        """Removes what a stage left, because its configuration or inputs changed."""
+        """Removes what a stage left."""
         folder = Path(self.run_dir.stage_dir(stage))
         if folder.exists():
-            say(f"{stage}: inputs or configuration changed, its old files are removed.")
             shutil.rmtree(folder)
 
 

@@ -13,7 +13,7 @@ from ..evaluation.assemble import assemble
 from ..evaluation.report import render_report
 from ..files import read_json, write_json
 from ..training.loggers import open_loggers
-from ..training.progress import say
+from ..training.progress import answer, say
 from .align import AlignStage
 from .base import Stage
 from .budget import budget
@@ -51,14 +51,37 @@ def run(config: DictConfig, run_dir: Any) -> int:
             stage.run()
             if is_main():
                 stage.source.write_bad_objects(stage.folder / "bad_objects.csv")
-        wanted = context.config["run"]["evaluate"]
-        report = on_main(lambda: str((evaluate(context) if wanted else None) or context.path))
+        report, complete = on_main(lambda: _conclude(context))
     if is_main():
-        complete = wanted and all(_record(context, name) for name in context.config["stages"])
         run_dir.mark("finished" if complete else "partial")
     say(f"done in {time.monotonic() - start:.0f} s")
-    print(report)
+    answer(report)
     return 0
+
+
+def _conclude(context: RunContext) -> tuple[str, bool]:
+    """Evaluates where that is wanted; what the command prints, and whether the run is complete."""
+    if not context.config["run"]["evaluate"]:
+        return str(context.path), False
+    stale = _stale(context)
+    if stale:
+        say(
+            f"{', '.join(stale)}: made with other weights than those of now, so nothing is evaluated and "
+            "earlier metrics and report stand: the same command without run.stages and run.extend trains anew what it "
+            "must, and evaluates."
+        )
+        return str(context.path), False
+    report = evaluate(context)
+    return str(report or context.path), all(_record(context, name) for name in context.config["stages"])
+
+
+def _stale(context: RunContext) -> list[str]:
+    """Finished stages whose inputs are no longer those that they were made with, as after `run.extend`."""
+    return [
+        name
+        for name, node in context.config["stages"].items()
+        if (record := _record(context, name)) and not STAGES[node["_stage_"]](context, name).is_of(record)
+    ]
 
 
 def preflight(config: DictConfig, run_dir: Any) -> int:
@@ -88,9 +111,7 @@ def evaluate(context: RunContext) -> Path | None:
     """The final evaluation of every finished stage, once for each state of them: the only source of test metrics."""
     names = list(context.config["stages"])
     finished = {n: _record(context, n) for n in names}
-    mark = fingerprint(
-        [context.config["evaluation"], {n: r["fingerprint"] for n, r in finished.items() if r}]
-    )
+    mark = fingerprint([context.config["evaluation"], {n: _state(r) for n, r in finished.items() if r}])
     state = context.path / "evaluation.json"
     report = context.path / "report.html"
     if (
@@ -118,6 +139,12 @@ def evaluate(context: RunContext) -> Path | None:
         render_report(context.path)
     write_json(state, {"fingerprint": mark})
     return report if report.exists() else None
+
+
+def _state(record: dict[str, Any]) -> Any:
+    """What tells the weights of a stage: an extended one keeps its fingerprint."""
+    mark = record["fingerprint"]
+    return [mark, record["step"], record["best_step"]] if record.get("extended") else mark
 
 
 def _record(context: RunContext, name: str) -> dict[str, Any] | None:

@@ -39,6 +39,7 @@ class Plan:
         max_steps: of the fit that has the metric.
         folder: where the study is kept.
         requeue: `run.requeue` of the command: whether a SLURM job that a warning ends is queued again.
+        identity: hash of what its runs have in common.
     """
 
     settings: dict[str, Any]
@@ -51,6 +52,7 @@ class Plan:
     max_steps: int
     folder: Path
     requeue: str | bool = "auto"
+    identity: str = ""
 
     @property
     def n_trials(self) -> int:
@@ -82,7 +84,7 @@ class Plan:
         """What sweep.json says about it."""
         return {
             "format": 1,
-            "definition": definition(self.settings, self.space),
+            "definition": {**definition(self.settings, self.space), "runs": self.identity},
             "n_trials": self.n_trials,
             "base": self.base,
             "config_dirs": self.config_dirs,
@@ -127,7 +129,8 @@ def plan_of(overrides: Sequence[str], config_dirs: Sequence[str], allowed: Seque
     metric = metric_of(settings["metric"], config)
     stages = _stages(metric, config)
     _check_space(space, base, first, config_dirs, metric, stages, cfg)
-    mark = fingerprint([definition(settings, space), command_identity(cfg)])[:7]
+    own = command_identity(cfg)
+    mark = fingerprint([definition(settings, space), own])[:7]
     given = settings["name"]
     if given is not None and not re.fullmatch(r"[\w][\w.+=@-]*", str(given)):
         raise ConfigError(
@@ -137,7 +140,7 @@ def plan_of(overrides: Sequence[str], config_dirs: Sequence[str], allowed: Seque
     folder = Path(config["run"]["root"]) / str(config["experiment"] or "run") / f"{FOLDER_PREFIX}{name}"
     return Plan(
         settings, space, metric, base, list(config_dirs), list(allowed), stages,
-        _steps(metric, config), folder, config["run"]["requeue"],
+        _steps(metric, config), folder, config["run"]["requeue"], fingerprint(own),
     )  # fmt: skip
 
 

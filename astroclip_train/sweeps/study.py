@@ -123,7 +123,7 @@ class SweepStudy:
         record = {**self.plan.record(), "study": self.study_name, "storage": self.settings["storage"]}
         if file.exists():
             there, here = read_json(file)["definition"], record["definition"]
-            changed = [k for k in here if there.get(k) != here[k]]
+            changed = [k for k in here if k in there and there[k] != here[k]]
             if changed:
                 raise ConfigError(
                     f"{self.folder} holds another sweep (its {', '.join(changed)} differ): choose another sweep.name."

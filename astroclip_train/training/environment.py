@@ -13,7 +13,10 @@ from typing import Any
 from omegaconf import DictConfig
 
 from .. import __version__
+from ..config.fingerprint import fingerprint
 from ..config.keys import CONTENT, classify, flat
+from ..data.checks import find_paths
+from ..errors import DataError
 
 __all__ = ["content_hashes", "environment", "git_state"]
 
@@ -81,13 +84,25 @@ def git_state(folder: Path) -> dict[str, Any] | None:
 
 def content_hashes(cfg: DictConfig) -> dict[str, str | None]:
     """The content hash of every store that the configuration names by path, None where it cannot be read yet."""
-    paths = {k: v for k, v in flat(cfg).items() if isinstance(v, str) and classify(k) == CONTENT}
-    return {key: _content_hash(Path(path)) for key, path in paths.items() if path.endswith((".h5", ".hdf5"))}
+    named = {
+        k: v for k, v in flat(cfg).items() if v and classify(k) == CONTENT and k.split(".")[-1] == "path"
+    }
+    return {key: _content_of(value) for key, value in named.items()}
+
+
+def _content_of(value: Any) -> str | None:
+    """The hash of one store, or one hash of those of its shards in their order."""
+    try:
+        paths = find_paths(value)
+    except (DataError, TypeError):
+        return None
+    hashes = [_content_hash(path) for path in paths]
+    if None in hashes:
+        return None
+    return hashes[0] if len(hashes) == 1 else fingerprint(hashes)
 
 
 def _content_hash(path: Path) -> str | None:
-    if not path.is_file():
-        return None
     import h5py
 
     try:

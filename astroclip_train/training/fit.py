@@ -8,7 +8,7 @@ are the whole state.
 import logging
 import time
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Protocol
@@ -119,7 +119,7 @@ class FitJob:
     probes: Sequence[Callable[[System, int], dict[str, float]]] = ()
     probe_every: int | None = None
     loggers: Sequence[Any] = ()
-    callbacks: Sequence[Any] = ()
+    callbacks: Mapping[str, Any] = field(default_factory=dict)
     guard: Callable[[], Any] | None = None
     interruption: Interruption = field(default_factory=current)
     flops: bool = True
@@ -233,7 +233,7 @@ def _train(job: FitJob, module: TrainingModule, keeper: Keeper) -> None:
         accumulate_grad_batches=settings.accumulate,
         max_steps=settings.max_steps,
         max_epochs=1,  # the whole stream is one epoch of Lightning; ours are counted by the sampler
-        callbacks=[*job.callbacks, keeper],
+        callbacks=[*job.callbacks.values(), keeper],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,

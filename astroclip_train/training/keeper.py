@@ -79,8 +79,9 @@ class Keeper(pl.Callback):
                 trainer.precision_plugin.load_state_dict(training["precision"])
             if self.ema is not None:
                 self.ema.load_state_dict(training["ema"])
-            for callback, saved in zip(self.job.callbacks, training["callbacks"], strict=True):
-                callback.load_state_dict(saved)
+            for name, callback in self._lasting().items():
+                if name in training["callbacks"]:
+                    callback.load_state_dict(training["callbacks"][name])
             self.state = None
         progress = trainer.fit_loop.epoch_loop.automatic_optimization.optim_progress.optimizer.step
         progress.total.completed = progress.total.ready = self.step
@@ -96,6 +97,10 @@ class Keeper(pl.Callback):
         if s.validate_first and self.step == 0:
             self._validate(module)
         self.throughput.lap("other")
+
+    def _lasting(self) -> dict[str, Any]:
+        """The user's callbacks that go on where they were; a timer is set again by every start."""
+        return {n: c for n, c in self.job.callbacks.items() if not isinstance(c, pl.callbacks.Timer)}
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, module: pl.LightningModule, batch: dict[str, torch.Tensor], batch_idx: int
@@ -261,7 +266,7 @@ class Keeper(pl.Callback):
             "precision": trainer.precision_plugin.state_dict(),  # the gradient scaler's, of 16-mixed
             "selection": self.selection.state_dict(),
             "throughput": self.throughput.state_dict(),
-            "callbacks": [c.state_dict() for c in self.job.callbacks],
+            "callbacks": {name: c.state_dict() for name, c in self._lasting().items()},
             "ranks": world_size(),
         }
         content = {**self._content(), "training": training}

@@ -1,17 +1,19 @@
 """Progress of long work: a bar with rate and ETA on a terminal, plain lines elsewhere."""
 
+import os
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ..distributed.heartbeat import beat
 
-__all__ = ["Reporter", "keep_log", "say"]
+__all__ = ["Reporter", "answer", "keep_log", "say"]
 
 LINE_SECONDS = 10.0
 
@@ -21,12 +23,25 @@ _log: list[Path] = []  # where lines are kept besides
 
 def say(message: str) -> None:
     """One line for the user, on standard error, so that standard output stays for results; kept in the run's log."""
-    print(message, file=sys.stderr, flush=True)
+    _print(message, sys.stderr)
     for path in _log:
         with suppress(OSError):
             path.parent.mkdir(parents=True, exist_ok=True)
             with open(path, "a", encoding="utf-8") as handle:
                 handle.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')} {message}\n")
+
+
+def answer(text: str) -> None:
+    """The result of the command, on standard output."""
+    _print(text, sys.stdout)
+
+
+def _print(text: str, stream: TextIO) -> None:
+    """Prints; a reader that has left, such as `| head` or a `tee` that died, must not end a training."""
+    try:
+        print(text, file=stream, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def keep_log(path: Path | None) -> None:

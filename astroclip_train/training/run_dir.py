@@ -3,6 +3,7 @@
 import os
 import re
 import socket
+import sys
 import tempfile
 import time
 import uuid
@@ -35,8 +36,12 @@ BASE_KEYS = ("experiment", "scale", "dataset", "run.seed")  # what the default n
 
 def launch_id() -> str:
     """What one launch is: a SLURM job keeps its number when it is requeued; by hand every command is a new launch."""
-    job = os.environ.get("SLURM_JOB_ID")
-    return os.environ.get("ASTRO_TRAIN_LAUNCH") or (f"slurm-{job}" if job else uuid.uuid4().hex)
+    given, job = (os.environ.get(name) for name in ("ASTRO_TRAIN_LAUNCH", "SLURM_JOB_ID"))
+    tasks = os.environ.get("SLURM_STEP_NUM_TASKS", "1")
+    by_hand = job is None or (
+        tasks == "1" and sys.stdin is not None and sys.stdin.isatty()
+    )  # a shell of salloc
+    return given or (uuid.uuid4().hex if by_hand else f"slurm-{job}")
 
 
 def default_name(cfg: DictConfig, overrides: Sequence[str], config_dirs: Sequence[str | Path] = ()) -> str:
@@ -199,7 +204,11 @@ class RunDir:
         steps = cfg["run"]["extend"]
         if steps is None:
             return booked
-        trained = [s for s, node in cfg["stages"].items() if "max_steps" in (node.get("trainer") or {})]
+        trained = [
+            s
+            for s, node in cfg["stages"].items()
+            if "max_steps" in (node.get("trainer") or {}) and node.get("_stage_") != "heads"
+        ]
         chosen = list(cfg["run"]["stages"] or trained)
         if len(chosen) != 1 or chosen[0] not in trained:
             raise ConfigError(
@@ -213,7 +222,23 @@ class RunDir:
                 f"run.extend={steps} is shorter than the {longest} steps of stage {chosen[0]}: "
                 "give the new total number of steps."
             )
+        if int(steps) > booked.get(chosen[0], planned):
+            self._check_unused(chosen[0])
         return {**booked, chosen[0]: int(steps)}
+
+    def _check_unused(self, stage: str) -> None:
+        """Refuses to lengthen a stage that other runs have taken from here: they would change behind their backs."""
+        folder = (self.home / "stages" / stage).resolve()
+        links = self.root.glob("*/*/stages/*/reused.json") if folder.exists() else ()
+        users = sorted(
+            str(link.parents[2]) for link in links if Path(read_json(link).get("folder", "")) == folder
+        )
+        if users:
+            more = f" and {len(users) - 1} more" if len(users) > 1 else ""
+            raise RunError(
+                f"{users[0]}{more} use{'' if more else 's'} stage {stage} of {self.home}, which run.extend would "
+                "change: add run.fresh=true, which trains the longer schedule beside it."
+            )
 
     def _extended(self, cfg: DictConfig) -> DictConfig:
         if not self.extension:

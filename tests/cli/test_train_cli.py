@@ -14,6 +14,7 @@ from astroclip_train.cli import multirun as sweeps
 from astroclip_train.cli.multirun import jobs_of, multirun
 from astroclip_train.cli.train import main
 from astroclip_train.errors import ConfigError
+from astroclip_train.training.interruption import Interrupted
 
 COMMAND = [sys.executable, "-m", "astroclip_train.cli.train"]
 TINY = ["+experiment=specclip", "scale=tiny"]
@@ -213,3 +214,41 @@ def test_interrupt_then_the_same_command_finishes(tmp_path):
     again = run(*words, cwd=tmp_path, timeout=300)
     assert again.returncode == 0, again.stderr
     assert json.loads(record.read_text())["status"] == "finished"
+
+
+def test_a_signal_that_the_job_cannot_answer_yet_ends_the_sweep(tmp_path, monkeypatch):
+    """A job dies of a signal before it has handlers: that is no failed point of the sweep."""
+    stand_in = tmp_path / "interpreter"
+    stand_in.write_text("#!/bin/bash\necho x >> started\n(sleep 0.3; kill -TERM $PPID) &\nexec sleep 20\n")
+    stand_in.chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "executable", str(stand_in))
+    with pytest.raises(Interrupted) as stop:
+        multirun([*TINY, "run.seed=0,1"])
+    assert stop.value.signum == signal.SIGTERM
+    assert (tmp_path / "started").read_text() == "x\n"
+
+
+@pytest.mark.slow
+def test_a_reader_of_messages_that_leaves_ends_no_training(tmp_path):
+    """`astro-train … 2>&1 | head -1`, or a `tee` that dies."""
+    words = [*TINY, "run.stages=[lrs,xp]", "run.evaluate=false"]
+    line = f"{' '.join([*COMMAND, *words])} 2>&1 >/dev/null | head -1; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(
+        ["bash", "-c", line], capture_output=True, text=True, cwd=tmp_path, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(list(tmp_path.glob("runs/specclip/*/stages/*/done.json"))) == 2
+
+
+def test_another_broken_pipe_is_no_success(tmp_path):
+    code = (
+        "from astroclip_train.cli._console import guard\n"
+        "def work():\n    raise BrokenPipeError('of a worker')\n"
+        "raise SystemExit(guard('x', work))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False
+    )
+    assert done.returncode == 1
+    assert "of a worker" in done.stderr

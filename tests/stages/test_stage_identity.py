@@ -1,5 +1,6 @@
 """What a stage depends on: the weights it takes, not the name or the configuration of what made them."""
 
+import json
 import re
 import subprocess
 import sys
@@ -18,6 +19,14 @@ def train(folder: Path, *words: str) -> str:
     command = [sys.executable, "-m", "astroclip_train.cli.train", *TINY, *words]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
+    return done.stderr
+
+
+def refuse(folder: Path, *words: str) -> str:
+    """The sentence with which `astro-train` refuses."""
+    command = [sys.executable, "-m", "astroclip_train.cli.train", *TINY, *words]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 2, done.stderr
     return done.stderr
 
 
@@ -75,3 +84,64 @@ def test_mixed_precision_trains_every_head(tmp_path: Path) -> None:
     )
     assert len(cached) > 3
     assert cached == computed
+
+
+def metrics_of(run: Path) -> dict:
+    return json.loads((run / "metrics.json").read_text())
+
+
+@pytest.mark.slow
+def test_a_lengthened_stage_and_what_was_made_with_it(tmp_path: Path) -> None:
+    """Heads on features of other weights are never evaluated; the plain command trains them again."""
+    words = ("run.evaluate=true", "evaluation.bootstrap=10")
+    train(tmp_path, *words)
+    (run,) = (tmp_path / "runs/specclip").iterdir()
+    before = metrics_of(run)
+    told = train(tmp_path, *words, "run.stages=[lrs]", "run.extend=30")
+    assert "goes on from step 8 of 30" in told
+    assert "align, heads: made with other weights than those of now" in told
+    assert json.loads((run / "run.json").read_text())["status"] == "partial"
+    assert metrics_of(run) == before
+    told = train(tmp_path, *words)
+    assert "align: inputs or configuration changed" in told
+    assert json.loads((run / "run.json").read_text())["status"] == "finished"
+    sigma = [m["heads"]["teff"]["mlp"]["lrs.single"]["all"]["sigma"] for m in (before, metrics_of(run))]
+    assert sigma[0] != sigma[1]
+    assert "heads: made with other weights" in train(tmp_path, *words, "run.stages=[align]", "run.extend=20")
+
+
+@pytest.mark.slow
+def test_a_stage_that_others_use_is_not_lengthened_behind_their_backs(tmp_path: Path) -> None:
+    train(tmp_path, "run.stages=[xp]")
+    train(tmp_path, "run.stages=[xp]", "run.name=user")
+    refused = refuse(tmp_path, "run.stages=[xp]", "run.extend=30")
+    assert "runs/specclip/user uses stage xp" in refused
+    assert "run.fresh=true" in refused
+    # the user itself may lengthen: it trains the longer schedule
+    told = train(tmp_path, "run.stages=[xp]", "run.name=user", "run.extend=30")
+    assert "reused" not in told
+    done = json.loads((tmp_path / "runs/specclip/user/stages/xp/done.json").read_text())
+    assert done["step"] == 30
+    assert not (tmp_path / "runs/specclip/user/stages/xp/reused.json").exists()
+    assert "whose schedule it lengthens" in refuse(tmp_path, "run.stages=[heads]", "run.extend=4000")
+
+
+@pytest.mark.slow
+def test_a_stage_whose_checkpoints_are_gone_is_trained_again(tmp_path: Path) -> None:
+    train(tmp_path, "run.stages=[xp]")
+    for file in (tmp_path / "runs").rglob("*.ckpt"):
+        file.unlink()
+    assert "reused" not in train(tmp_path, "run.stages=[xp]", "run.name=another")
+    assert "has lost its checkpoints" in train(tmp_path, "run.stages=[xp]")
+
+
+@pytest.mark.slow
+def test_jobs_of_one_launch_are_one_generation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As those of slurm/chain.sh: each is a SLURM job of its own."""
+    train(tmp_path, "run.stages=[xp]")
+    monkeypatch.setenv("ASTRO_TRAIN_LAUNCH", "chain-1")
+    for job, stages in (("101", "[lrs,xp]"), ("102", "[align]")):
+        monkeypatch.setenv("SLURM_JOB_ID", job)
+        train(tmp_path, f"run.stages={stages}", "run.fresh=true", "run.requeue=false")
+    names = sorted(p.name for p in (tmp_path / "runs/specclip").iterdir())
+    assert names == ["tiny-mock_stars-s0", "tiny-mock_stars-s0.g002"]

@@ -200,3 +200,12 @@ def test_a_trial_whose_worker_died_before_its_parameters_were_written_gets_them(
     found = torn.next()
     assert (found.number, found.resumed, found.params) == (0, True, expected.params)
     assert torn.next().number == 1  # the first is held now
+
+
+def test_a_named_study_is_of_one_configuration(sweeps, capsys):
+    words = ("sweep.name=mine", f"{RATE}=1e-3,2e-3", "sweep.evaluate=false")
+    assert sweeps.here(*words, kind="grid") == 0
+    assert sweeps.here(*words, kind="grid") == 0
+    capsys.readouterr()
+    assert sweeps.here(*words, "run.seed=1", kind="grid") == 2
+    assert "holds another sweep (its runs differ)" in capsys.readouterr().err

@@ -2,10 +2,14 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import Timer
 from toy_fit import batches, job
 
 from astroclip_train.errors import RunError
@@ -138,3 +142,47 @@ def test_best_weights_outlive_a_kill_before_the_next_checkpoint(
     assert (result.best_step, result.best_value) == best
     assert result.load()["validation"] == {"val_loss": best[1]}
     assert [p.name for p in result.best.parent.glob("best-*")] == [f"best-{best[0]:08d}.ckpt"]
+
+
+class Counting(pl.Callback):
+    """A callback with a state."""
+
+    def __init__(self, name: str = "n") -> None:
+        self.seen, self.name = 0, name
+
+    @property
+    def state_key(self) -> str:
+        return self.name
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        self.seen += 1
+
+    def state_dict(self) -> dict[str, int]:
+        return {"seen": self.seen}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.seen = state["seen"]
+
+
+def test_callbacks_go_on_by_name_and_a_timer_is_set_again(tmp_path: Path) -> None:
+    """Every start has the whole time, and callbacks may come and go between two starts."""
+    first = replace(job(tmp_path, max_steps=4000), callbacks={"n": Counting(), "timer": Timer("00:00:00:01")})
+    stopped = [pytest.raises(RunError, match="stopped by a callback") for _ in range(2)]
+    with stopped[0]:
+        fit(first)
+    steps = [first.callbacks["n"].seen // 2]
+    second = replace(
+        job(tmp_path, max_steps=4000), callbacks={"timer": Timer("00:00:00:01"), "n": Counting()}
+    )
+    with stopped[1]:
+        fit(second)
+    steps.append(second.callbacks["n"].seen // 2)
+    assert steps[1] > steps[0] + 1, "the second start had no time"
+    third = replace(
+        job(tmp_path, max_steps=steps[1] + 3),
+        fingerprint="abc",
+        callbacks={"n": Counting(), "new": Counting("new")},
+    )
+    fit(third)
+    assert third.callbacks["n"].seen == 2 * (steps[1] + 3)
+    assert third.callbacks["new"].seen == 6

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import json
 
+import h5py
 import pytest
 
 from astroclip_train.config.compose import compose
@@ -207,8 +208,6 @@ def test_inputs_of_the_chosen_stages_must_be_finished(make):
 
 
 def test_changed_content_under_the_same_path_is_noticed(make, tmp_path):
-    import h5py
-
     def store(content):
         with h5py.File(tmp_path / "a.h5", "w") as file:
             file.attrs["content_hash"] = content
@@ -228,3 +227,19 @@ def test_environment_is_plain_and_complete():
     seen = json.loads(json.dumps(environment()))
     assert seen["packages"]["torch"]
     assert seen["git"] is None or len(seen["git"]["commit"]) == 40
+
+
+@pytest.mark.parametrize("form", ["list", "folder"])
+def test_shards_with_other_content_are_another_run(make, tmp_path, form):
+    """Lists and folders of shards count by their content like single files."""
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        for k in range(2):
+            with h5py.File(tmp_path / name / f"{k}.h5", "w") as file:
+                file.attrs["content_hash"] = f"{name}{k}"
+    paths = {n: f"[{n}/0.h5,{n}/1.h5]" if form == "list" else n for n in "ab"}
+    words = ("dataset=store", "run.name=mine")
+    finish(make(*words, f"dataset.path={paths['a']}"))
+    assert make(*words, f"dataset.path={paths['a']}").finished
+    with pytest.raises(RunError, match=r"content of dataset\.path"):
+        make(*words, f"dataset.path={paths['b']}")
