@@ -6,7 +6,6 @@ import os
 import signal
 import warnings
 import weakref
-from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -71,23 +70,35 @@ class Loader:
 
     def __iter__(self) -> Iterator[Batch]:
         if self.num_workers == 0:
-            for request, window in self._read_ahead():
-                yield from map(self._pinned, self._windows.cut(request, window))
+            yield from self._read_ahead()
             return
         for request, window in zip(self.requests(), self._worker_windows(), strict=False):
             yield from self._windows.cut(request, window)
 
-    def _read_ahead(self) -> Iterator[tuple[Request, Batch]]:
-        """Windows, the next one read by a thread while the last is used; reading holds no Python lock."""
+    def _read_ahead(self) -> Iterator[Batch]:
+        """Batches, the next window read by a thread while this one is used; reading holds no Python lock.
+
+        It begins when the first batch of this window is done with: then nobody holds the window before any longer, and
+        two sets of buffers do, which is faster than three by a fifth.
+        """
         self.source.open()  # here, so that no two threads do
+        requests = self.requests()
         with ThreadPoolExecutor(1, thread_name_prefix="window") as pool:
-            coming: deque[tuple[Request, Future[Batch]]] = deque()
-            for request in self.requests():
-                coming.append((request, pool.submit(self._windows.__getitem__, request)))
-                if len(coming) > 1:
-                    yield _finished(*coming.popleft())
-            while coming:
-                yield _finished(*coming.popleft())
+
+            def read() -> tuple[Request, Future[Batch]] | None:
+                request = next(requests, None)
+                return request and (request, pool.submit(self._windows.__getitem__, request))
+
+            coming = read()
+            while coming is not None:
+                (epoch, first, last), window = coming
+                begin = min(first + 1, last - 1)  # a window of one batch has no second
+                for number, batch in enumerate(
+                    self._windows.cut((epoch, first, last), window.result()), first
+                ):
+                    if number == begin:
+                        coming = read()
+                    yield self._pinned(batch)
 
     def _worker_windows(self) -> Iterator[Batch]:
         if self._workers is not None:
@@ -208,10 +219,6 @@ def _end_workers(pid: int, windows: Any) -> None:
         if worker.is_alive():
             worker.kill()
             worker.join()
-
-
-def _finished(request: Request, window: "Future[Batch]") -> tuple[Request, Batch]:
-    return request, window.result()
 
 
 def _same(window: Any) -> Any:

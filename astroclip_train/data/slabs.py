@@ -16,10 +16,12 @@ import h5py
 import numpy as np
 from torch.utils.data import get_worker_info
 
+from ..distributed.geometry import usable_cores
+
 __all__ = ["SLAB_ROWS", "Buffers", "RowLayout", "in_threads", "read_rows", "row_layout"]
 
 MAX_GAP = 16  # rows that are cheaper to read and drop than to seek over
-THREADS = 4  # columns read side by side
+THREADS = 4  # at most: columns read side by side, by as many threads as there are cores
 WORTH_KEEPING = 256  # rows of a buffer
 SLAB_ROWS = 4096  # bounds the memory of one read through HDF5
 MAX_BUFFERS = 1024  # of one preadv (IOV_MAX)
@@ -51,7 +53,7 @@ def in_threads(tasks: Sequence[Callable[[], None]]) -> None:
             task()
         return
     if _pool is None or _pool[0] != os.getpid():  # threads do not live on in a forked process
-        _pool = (os.getpid(), ThreadPoolExecutor(THREADS, thread_name_prefix="read"))
+        _pool = (os.getpid(), ThreadPoolExecutor(min(THREADS, usable_cores()), thread_name_prefix="read"))
     for done in [_pool[1].submit(task) for task in tasks]:
         done.result()
 
