@@ -166,20 +166,24 @@ class Counting(pl.Callback):
 
 def test_callbacks_go_on_by_name_and_a_timer_is_set_again(tmp_path: Path) -> None:
     """Every start has the whole time, and callbacks may come and go between two starts."""
-    first = replace(job(tmp_path, max_steps=4000), callbacks={"n": Counting(), "timer": Timer("00:00:00:01")})
+    first = replace(
+        job(tmp_path, max_steps=10**6, early_stopping_patience=10**6),
+        callbacks={"n": Counting(), "timer": Timer("00:00:00:01")},
+    )
     stopped = [pytest.raises(RunError, match="stopped by a callback") for _ in range(2)]
     with stopped[0]:
         fit(first)
     steps = [first.callbacks["n"].seen // 2]
     second = replace(
-        job(tmp_path, max_steps=4000), callbacks={"timer": Timer("00:00:00:01"), "n": Counting()}
+        job(tmp_path, max_steps=10**6, early_stopping_patience=10**6),
+        callbacks={"timer": Timer("00:00:00:01"), "n": Counting()},
     )
     with stopped[1]:
         fit(second)
     steps.append(second.callbacks["n"].seen // 2)
     assert steps[1] > steps[0] + 1, "the second start had no time"
     third = replace(
-        job(tmp_path, max_steps=steps[1] + 3),
+        job(tmp_path, max_steps=steps[1] + 3, early_stopping_patience=10**6),
         fingerprint="abc",
         callbacks={"n": Counting(), "new": Counting("new")},
     )
