@@ -16,7 +16,7 @@ from ..config.fingerprint import fingerprint
 from ..distributed.geometry import find_geometry
 from ..errors import ConfigError
 from ..files import write_json
-from ..training.interruption import Interrupted
+from ..training.interruption import Interrupted, current
 from ..training.run_dir import RunDir, launch_id
 from ._console import INTERRUPTED, STOPPED, say
 from .interruptible import forwarding
@@ -130,6 +130,7 @@ def multirun(overrides: Sequence[str], config_dirs: Sequence[str] = (), allowed:
         if came and (
             code or number < len(jobs)
         ):  # the job was too young or too old to answer: the sweep does
+            current().received.extend(came)  # a warning queues the job of a sweep again, like that of a run
             raise Interrupted(came[0])
     return _summary(jobs, results, record)
 

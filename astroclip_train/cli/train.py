@@ -178,9 +178,9 @@ def _check_device(geometry: Any, run_dir: Any) -> None:
 def _say_finished(run_dir: Any) -> None:
     report = run_dir.path / "report.html"
     where = report if report.exists() else run_dir.path
-    say(
-        f"{run_dir.path} is finished: run.fresh=true starts again beside it, run.extend=STEPS lengthens a stage."
-    )
+    longer = any(node["_stage_"] != "heads" for node in run_dir.cfg["stages"].values())
+    extend = ", run.extend=STEPS lengthens a stage" if longer else ""
+    say(f"{run_dir.path} is finished: run.fresh=true starts again beside it{extend}.")
     print(where)
 
 

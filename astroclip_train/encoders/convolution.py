@@ -117,7 +117,8 @@ class ConvEncoder(Encoder):
         followed = (self.centre != 0) | (self.square != 1) | (self.seen == 0)
         count = followed.sum().clamp_min(1)
         variance = torch.where(followed, self.square - self.centre.square(), 0.0).sum() / count
-        return variance.clamp_min(1e-12 * torch.where(followed, self.square, 0.0).sum() / count).sqrt()
+        floor = 1e-12 * torch.where(followed, self.square, 0.0).sum() / count
+        return variance.clamp_min(floor.clamp_min(1e-36)).sqrt()
 
     def forward(self, x: Tensor, ivar: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         if self.normalise == "object":

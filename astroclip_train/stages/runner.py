@@ -144,7 +144,7 @@ def evaluate(context: RunContext) -> Path | None:
 def _state(record: dict[str, Any]) -> Any:
     """What tells the weights of a stage: an extended one keeps its fingerprint."""
     mark = record["fingerprint"]
-    return [mark, record["step"], record["best_step"]] if record.get("extended") else mark
+    return [mark, record.get("step"), record.get("best_step")] if record.get("extended") else mark
 
 
 def _record(context: RunContext, name: str) -> dict[str, Any] | None:

@@ -48,7 +48,7 @@ class Keeper(pl.Callback):
         self.ema: WeightAverage | None = None
         self.throughput = Throughput()
         self.reporter: Reporter | None = None
-        self.interrupted = False
+        self.interrupted = self._stop_asked = False
         self.sharded = s.strategy == "fsdp2" and world_size() > 1
         self.metrics: dict[str, Any] = {}
         self._whole: dict[str, float] | None = None
@@ -79,9 +79,12 @@ class Keeper(pl.Callback):
                 trainer.precision_plugin.load_state_dict(training["precision"])
             if self.ema is not None:
                 self.ema.load_state_dict(training["ema"])
+            saved = training["callbacks"]
+            if isinstance(saved, list):  # of versions before callbacks had names
+                saved = dict(zip(self.job.callbacks, saved, strict=False))
             for name, callback in self._lasting().items():
-                if name in training["callbacks"]:
-                    callback.load_state_dict(training["callbacks"][name])
+                if name in saved:
+                    callback.load_state_dict(saved[name])
             self.state = None
         progress = trainer.fit_loop.epoch_loop.automatic_optimization.optim_progress.optimizer.step
         progress.total.completed = progress.total.ready = self.step
@@ -123,6 +126,8 @@ class Keeper(pl.Callback):
             self.metrics[name] = self.metrics.get(name, 0.0) + value / s.accumulate
         beat(f"step {self.step + 1} of {self.job.name}")
         if (batch_idx + 1) % s.accumulate:
+            self._stop_asked |= trainer.should_stop  # by a callback; the step is finished first, and saved
+            trainer.should_stop = False
             return
         self.step += 1
         self.throughput.steps += 1
@@ -135,7 +140,7 @@ class Keeper(pl.Callback):
             self._validate(module)
         if self.job.probe_every and (last or self.step % self.job.probe_every == 0):
             self._probe(module)
-        trainer.should_stop = any_rank(trainer.should_stop)
+        trainer.should_stop = any_rank(trainer.should_stop or self._stop_asked)
         stopping = self.selection.stopped or trainer.should_stop
         leaving = any_rank(self.job.interruption.requested())
         if last or stopping or leaving or self.step % s.checkpoint_every_steps == 0:

@@ -209,6 +209,11 @@ class RunDir:
             for s, node in cfg["stages"].items()
             if "max_steps" in (node.get("trainer") or {}) and node.get("_stage_") != "heads"
         ]
+        if not trained:
+            raise ConfigError(
+                f"run.extend={steps} has no stage to lengthen here: steps of heads are part of the run's identity, "
+                "set stages.heads.trainer.max_steps or those of a task."
+            )
         chosen = list(cfg["run"]["stages"] or trained)
         if len(chosen) != 1 or chosen[0] not in trained:
             raise ConfigError(
@@ -237,7 +242,8 @@ class RunDir:
             more = f" and {len(users) - 1} more" if len(users) > 1 else ""
             raise RunError(
                 f"{users[0]}{more} use{'' if more else 's'} stage {stage} of {self.home}, which run.extend would "
-                "change: add run.fresh=true, which trains the longer schedule beside it."
+                f"change: set stages.{stage}.trainer.max_steps instead, which trains the longer schedule in a run "
+                "of its own."
             )
 
     def _extended(self, cfg: DictConfig) -> DictConfig:

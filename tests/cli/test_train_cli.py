@@ -14,7 +14,7 @@ from astroclip_train.cli import multirun as sweeps
 from astroclip_train.cli.multirun import jobs_of, multirun
 from astroclip_train.cli.train import main
 from astroclip_train.errors import ConfigError
-from astroclip_train.training.interruption import Interrupted
+from astroclip_train.training.interruption import Interrupted, current
 
 COMMAND = [sys.executable, "-m", "astroclip_train.cli.train"]
 TINY = ["+experiment=specclip", "scale=tiny"]
@@ -226,6 +226,8 @@ def test_a_signal_that_the_job_cannot_answer_yet_ends_the_sweep(tmp_path, monkey
     with pytest.raises(Interrupted) as stop:
         multirun([*TINY, "run.seed=0,1"])
     assert stop.value.signum == signal.SIGTERM
+    assert current().received == [signal.SIGTERM]  # by which a SLURM job is queued again
+    current().received.clear()
     assert (tmp_path / "started").read_text() == "x\n"
 
 

@@ -243,3 +243,16 @@ def test_shards_with_other_content_are_another_run(make, tmp_path, form):
     assert make(*words, f"dataset.path={paths['a']}").finished
     with pytest.raises(RunError, match=r"content of dataset\.path"):
         make(*words, f"dataset.path={paths['b']}")
+
+
+def test_what_cannot_be_lengthened_is_said_with_a_way_that_works(make, tmp_path):
+    user = tmp_path / "runs/specclip/user/stages/xp"
+    user.mkdir(parents=True)
+    run_dir = finish(make())
+    (run_dir.path / "stages/xp").mkdir(parents=True)
+    (user / "reused.json").write_text(json.dumps({"folder": str((run_dir.path / "stages/xp").resolve())}))
+    with pytest.raises(RunError, match=r"user uses stage xp .* set stages\.xp\.trainer\.max_steps instead"):
+        make("run.extend=20", "run.stages=[xp]")
+    assert not make("run.extend=20", "run.stages=[lrs]").finished
+    with pytest.raises(ConfigError, match="one of lrs, xp, align"):
+        make("run.extend=20", "run.stages=[heads]")

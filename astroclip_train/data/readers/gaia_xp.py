@@ -86,6 +86,9 @@ def read(path: str | Path, chunk: int = 1024) -> Iterator[CoefficientBatch | Sam
 
 
 def _ids(columns: dict[str, Any]) -> np.ndarray:
+    missing = int(np.ma.getmaskarray(np.ma.asarray(columns["source_id"])).sum())
+    if missing:
+        raise ValueError(f"source_id is missing in {missing} rows, which must be removed")
     return np.array([str(int(s)) for s in columns["source_id"]])
 
 

@@ -119,13 +119,21 @@ def _iterate_fits(path: Path, chunk: int) -> Iterator[Columns]:
                 raise ValueError("it has no table extension")
             for start in range(0, len(table.data), chunk):
                 part = table.data[start : start + chunk]
-                yield {column.name: _without_null(part[column.name], column.null) for column in table.columns}
+                yield {column.name: _without_null(part[column.name], column) for column in table.columns}
 
 
-def _without_null(values: np.ndarray, null: Any) -> np.ndarray:
-    """A column, masked where an integer is the one that the header names as missing (TNULL)."""
-    integers = null is not None and getattr(values, "dtype", np.dtype("O")).kind in "iu"
-    return np.ma.masked_equal(values, int(null)) if integers else values
+def _without_null(values: Any, column: Any) -> Any:
+    """A column, masked where an integer is the one that the header names as missing (TNULL).
+
+    The standard means the integer in the file, before TZERO is added; astropy and others name the one after.
+    """
+    dtype = getattr(values, "dtype", np.dtype("O"))
+    if dtype.kind not in "iu" or not isinstance(column.null, int):
+        return values
+    limits = np.iinfo(dtype)
+    nulls = [n for n in (column.null, column.null + int(column.bzero or 0)) if limits.min <= n <= limits.max]
+    missing = np.isin(values, np.array(nulls, dtype=dtype))
+    return np.ma.array(values, mask=missing) if missing.any() else values
 
 
 def _read_votable(path: Path, chunk: int) -> Iterator[Columns]:

@@ -11,6 +11,7 @@ from astroclip_train.data.convert_generic import GenericTarget, convert_generic
 from astroclip_train.data.grids import LRS_GRID
 from astroclip_train.data.readers.generic import Layout, label_keys
 from astroclip_train.data.readers.spectrum import air_to_vacuum
+from astroclip_train.data.readers.tables import number_column, read_columns
 from astroclip_train.data.store import Store
 from astroclip_train.errors import DataError
 
@@ -289,3 +290,23 @@ def test_masked_integers_are_missing(tmp_path, suffix):
     assert store.object_id[2] != store.object_id[3]
     assert all(name.startswith("J00") for name in store.object_id[2:])
     np.testing.assert_array_equal(np.isnan(store.labels["teff"]), [False, True, False, False])
+
+
+@pytest.mark.parametrize(
+    ("kind", "bzero", "null", "stored"),
+    [("I", 32768, -32768, 0), ("K", 2**63, -(2**63), 0), ("I", 0, 99999, None), ("I", 0, -9, -9)],
+)
+def test_nulls_of_fits_in_any_integer_type(tmp_path, kind, bzero, null, stored):
+    """The null is that of the integer in the file, which may not fit the type that TZERO makes of it."""
+    dtype = {("I", 32768): np.uint16, ("K", 2**63): np.uint64, ("I", 0): np.int16}[kind, bzero]
+    values = np.array([5, 7, 0 if stored is None else stored], dtype=dtype)
+    column = fits.Column("n", kind, array=values, null=null, **({"bzero": bzero} if bzero else {}))
+    fits.BinTableHDU.from_columns([column]).writeto(tmp_path / "t.fits")
+    found = number_column(read_columns(tmp_path / "t.fits")["n"])
+    np.testing.assert_array_equal(found, [5, 7, np.nan if stored is not None else 0])
+
+
+def test_text_nulls_of_ascii_tables_are_no_error(tmp_path):
+    column = fits.Column("n", "I5", array=np.array([5, 7]), null="***", ascii=True)
+    fits.TableHDU.from_columns([column]).writeto(tmp_path / "t.fits")
+    np.testing.assert_array_equal(number_column(read_columns(tmp_path / "t.fits")["n"]), [5, 7])
