@@ -1,16 +1,15 @@
 """What the console commands share: errors as one sentence, exit codes, argument parsing that answers in our words."""
 
 import argparse
-import contextlib
 import difflib
 import errno
-import os
 import select
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, TextIO
 
 from ..errors import AstroTrainError, ConfigError
+from ..terminal import put, silence
 
 __all__ = ["INTERRUPTED", "STOPPED", "Parser", "guard", "say"]
 
@@ -36,8 +35,7 @@ class Parser(argparse.ArgumentParser):
 
 def say(text: str) -> None:
     """One line for the user on standard error; nobody may be reading it."""
-    with contextlib.suppress(BrokenPipeError):
-        print(text, file=sys.stderr, flush=True)
+    put(text)
 
 
 def reader_left(stream: TextIO) -> bool:
@@ -68,7 +66,7 @@ def guard(
     except BrokenPipeError:
         if not reader_left(sys.stdout):
             raise  # another pipe, such as that of a worker
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        silence(sys.stdout)
         return 0
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):

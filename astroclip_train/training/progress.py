@@ -1,17 +1,16 @@
 """Progress of long work: a bar with rate and ETA on a terminal, plain lines elsewhere."""
 
-import os
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ..distributed.heartbeat import beat
+from ..terminal import put
 
 __all__ = ["Reporter", "answer", "keep_log", "say"]
 
@@ -23,7 +22,7 @@ _log: list[Path] = []  # where lines are kept besides
 
 def say(message: str) -> None:
     """One line for the user, on standard error, so that standard output stays for results; kept in the run's log."""
-    _print(message, sys.stderr)
+    put(message)
     for path in _log:
         with suppress(OSError):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -33,15 +32,7 @@ def say(message: str) -> None:
 
 def answer(text: str) -> None:
     """The result of the command, on standard output."""
-    _print(text, sys.stdout)
-
-
-def _print(text: str, stream: TextIO) -> None:
-    """Prints; a reader that has left, such as `| head` or a `tee` that died, must not end a training."""
-    try:
-        print(text, file=stream, flush=True)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    put(text, sys.stdout)
 
 
 def keep_log(path: Path | None) -> None:
