@@ -30,7 +30,7 @@ __all__ = [
 def _save(path: Path, **arrays: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as temporary, open(temporary, "wb") as handle:
-        np.savez_compressed(handle, **{k: v for k, v in arrays.items() if v is not None})
+        np.savez(handle, **{k: v for k, v in arrays.items() if v is not None})  # noise does not compress
 
 
 def _numpy(value: Tensor) -> np.ndarray:

@@ -282,6 +282,10 @@ class HeadsStage(Stage):
         write_crb(self.context.path, self.source, test)
         for name in self.config.get("embeddings") or []:
             parts = split_input(name)
+            missing = sorted({p.modality for p in parts} - set(self.modalities))
+            if missing:
+                say(f"no picture of {name}: no task of stages.{self.name} reads {' or '.join(missing)}.")
+                continue
             rows = torch.cat([self.bank.rows(p, test[:2000]).flatten(1) for p in parts], dim=1)
             write_embedding(self.context.path, self.source, test[:2000], name, rows)
 

@@ -1,5 +1,6 @@
 """The whole recipe, killed again and again, gives the losses of the run that nobody disturbed."""
 
+import json
 import os
 import random
 import signal
@@ -139,3 +140,18 @@ def test_finished_run_says_so_and_a_second_run_reuses_its_stages(whole: Path) ->
     assert process.returncode == 0, err
     assert "stage lrs: already trained in" in err
     assert "stage align: already" not in err
+
+
+@pytest.mark.slow
+def test_heads_of_one_modality_follow_an_alignment_of_two(whole: Path) -> None:
+    tasks = [f"~stages.heads.tasks.{t}" for t in ("linear", "knn", "cnn", "finetune", "flow")]
+    process = start(whole.parents[1], *tasks, "stages.heads.tasks.mlp.inputs=[xp.single]")
+    out, err = process.communicate(timeout=LIMIT)
+    assert process.returncode == 0, err
+    assert "stage align: already trained in" in err
+    assert "no picture of lrs.aligned: no task of stages.heads reads lrs." in err
+    run = Path(out.strip().splitlines()[-1])
+    heads = json.loads((run / "metrics.json").read_text())["heads"]
+    assert {name for label in heads.values() for head in label.values() for name in head} == {"xp.single"}
+    assert (run / "embedding" / "xp.aligned.npz").exists()
+    assert not (run / "embedding" / "lrs.aligned.npz").exists()
