@@ -12,7 +12,7 @@ PYTEST_ARGS ?=
 # Spinning OpenMP threads make two processes on two cores several times slower than sleeping ones.
 export OMP_WAIT_POLICY := passive
 
-.PHONY: help install install-test install-dev demo test test-slow lint format types wheel clean
+.PHONY: help install install-test install-dev demo test test-slow test-slow-here test-slow-slurm lint format types wheel clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -44,8 +44,15 @@ demo: install ## install, then the whole SpecCLIP recipe on mock stars; prints w
 test: install-test ## the suite, at most 15 minutes on 2 cores
 	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
 
+# Jobs of SLURM wait most of the time and run on one thread, as most killed processes do: the two halves go side by side.
 test-slow: install-test ## wheel in a fresh environment, kill tests, SLURM where it runs; at most 45 minutes
-	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
+	$(MAKE) --jobs=2 --keep-going --no-print-directory test-slow-here test-slow-slurm
+
+test-slow-here: install-test ## that half of the slow tests which needs no SLURM
+	$(BIN)/python -m pytest -m "slow and not slurm" -v --durations=10 $(PYTEST_ARGS)
+
+test-slow-slurm: install-test ## the half that submits jobs
+	$(BIN)/python -m pytest -m "slow and slurm" -v --durations=10 $(PYTEST_ARGS)
 
 lint: install-dev ## ruff
 	$(BIN)/ruff check .
