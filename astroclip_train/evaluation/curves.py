@@ -129,10 +129,14 @@ def _information_panel(axes: Axes, stage: str, lines: dict[str, Line]) -> None:
             name = key.split("gain_")[-1].replace("_to_", " → ").replace("_", " ")
             axes.plot(steps, values, "o-", markersize=3.5, color=next(colours), label=f"gain, {name}")
     values = np.concatenate([v for _, v in lines.values()])
+    axes.set(title=f"{stage}: information on validation pairs", xlabel="step", ylabel="nats")
     if np.abs(values).max() > 100:
         axes.set_yscale("symlog", linthresh=10)
-    axes.set(title=f"{stage}: information on validation pairs", xlabel="step", ylabel="nats")
-    axes.legend(fontsize=6.5)
+        # lines lie flat at both ends of the axis: the legend needs decades of its own below them
+        axes.set_ylim(bottom=min(-1e4, 300 * values.min()))
+        axes.legend(fontsize=6, loc="lower center", ncols=2, handlelength=1.4, columnspacing=1.0)
+    else:
+        axes.legend(fontsize=6.5)
 
 
 def probe_figure(curves: Curves) -> Figure | None:
