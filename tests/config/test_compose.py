@@ -1,13 +1,14 @@
 """Composition: spellings, scales, users' folders, interpolations, and what the packaged files promise."""
 
 import itertools
+import re
 from pathlib import Path
 
 import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from astroclip_train.config.compose import compose, sweep_parameters
+from astroclip_train.config.compose import compose, compose_raw, sweep_parameters
 from astroclip_train.config.folder import conf_folder, groups
 from astroclip_train.errors import ConfigError
 
@@ -127,6 +128,41 @@ def test_commands_in_the_packaged_files_compose():
     assert len(commands) > 10
     for words in sorted(commands):
         assert compose(words, resolved=False).stages, words
+
+
+def header_command(name):
+    """The command of a file's first comment and what to expect of it."""
+    head = "\n".join(x for x in (CONF / name).read_text().splitlines() if x.startswith("#"))
+    found = re.search(r"Command: astro-train (.+?) \((.+)\)$", head, re.MULTILINE)
+    assert found, f"{name} gives no command with what to expect in brackets"
+    return [w for w in found[1].split() if w != "-m"], found[2]
+
+
+def files_of(name):
+    """A file and those of its group that it builds on."""
+    plain = [
+        d for d in (yaml.safe_load((CONF / name).read_text()) or {}).get("defaults", []) if isinstance(d, str)
+    ]
+    folder = Path(name).parent.as_posix()
+    return {name}.union(*(files_of(f"{folder}/{other}.yaml") for other in plain if other != "_self_"))
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_packaged_file_says_what_to_expect(name):
+    assert re.search(r"\d|changes no number|no figure", header_command(name)[1])
+
+
+@pytest.mark.slow
+def test_every_packaged_command_uses_its_file():
+    """Whoever copies the command of a file gets that file."""
+    used = {}
+    for name in FILES:
+        words = [w.split(",")[0] if "[" not in w else w for w in header_command(name)[0]]
+        if (key := tuple(words)) not in used:
+            choices = compose_raw(words)["hydra"]["runtime"]["choices"]
+            files = [f"{group.split('@')[0]}/{choice}.yaml" for group, choice in choices.items() if choice]
+            used[key] = {"config.yaml"}.union(*(files_of(f) for f in files if f in FILES))
+        assert name in used[key], f"{name}: astro-train {' '.join(words)} does not use it"
 
 
 def test_choices_in_the_packaged_commands_exist():
