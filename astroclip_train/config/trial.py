@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from ..errors import ConfigError
-from ..objectives.base import refuse_batch_norm
+from ..objectives.base import EncoderObjective, refuse_batch_norm
 from .rules import dataset_nodes, for_input
 from .targets import arguments_of, build, build_optimizer, check_arguments, locate, with_sizes
 from .types import accepts, expected
@@ -114,6 +114,7 @@ def build_stages(plain: Mapping[str, Any]) -> None:
         if stage.get("objective") and not stage.get("encoders"):
             node = with_sizes(stage["objective"], encoders.get(name), plain["labels"]["names"])
             objective = _build(node, f"{where}.objective")
+            _check_encoder(stage, where, objective)
             _monitor(
                 stage["trainer"], f"{where}.trainer", _metrics(stage, where, encoders.get(name), objective)
             )
@@ -208,6 +209,16 @@ def _build(node: Mapping[str, Any], key: str, **extra: Any) -> Any:
         raise ConfigError(text if key in text else f"{key}: {text}") from error
     except (NotImplementedError, RuntimeError):  # an operation without a meta version
         return None
+
+
+def _check_encoder(stage: Mapping[str, Any], where: str, objective: Any) -> None:
+    """An objective and the class of its encoder, which is known before the length of the spectra."""
+    kind = locate(stage["encoder"]["_target_"], f"{where}.encoder")
+    if isinstance(objective, EncoderObjective) and isinstance(kind, type):
+        try:
+            objective.check_encoder(kind)
+        except ConfigError as error:
+            raise ConfigError(f"{where}.objective: {error}") from error
 
 
 def _metrics(stage: Mapping[str, Any], where: str, encoder: Any, objective: Any) -> tuple[str, ...] | None:

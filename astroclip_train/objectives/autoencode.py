@@ -8,7 +8,6 @@ from torch import Tensor
 from ..distributed.collectives import global_mean
 from ..encoders.autoencoder import AutoEncoder
 from ..encoders.base import Encoder
-from ..errors import ConfigError
 from ..registry import choose
 from .base import EncoderObjective, Metrics
 
@@ -29,6 +28,8 @@ class Autoencode(EncoderObjective):
         ConfigError: the encoder cannot reconstruct.
     """
 
+    trains = AutoEncoder
+
     def __init__(self, ivar_weighted: bool = False, error: str = "mse") -> None:
         super().__init__()
         self.ivar_weighted, self.error = ivar_weighted, choose("error", error, ("mse", "l1"))
@@ -39,8 +40,8 @@ class Autoencode(EncoderObjective):
     def forward(
         self, encoder: Encoder, x: Tensor, ivar: Tensor | None, mask: Tensor | None, uniforms: Tensor
     ) -> tuple[Tensor, Metrics]:
-        if not isinstance(encoder, AutoEncoder):
-            raise ConfigError(f"Autoencode needs an AutoEncoder, not a {type(encoder).__name__}.")
+        self.check_encoder(type(encoder))
+        assert isinstance(encoder, AutoEncoder)
         target, prediction, weight = encoder.reconstruct(x, ivar, mask)
         if not self.ivar_weighted:
             weight = (weight > 0).to(target.dtype)

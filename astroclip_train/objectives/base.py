@@ -24,9 +24,19 @@ class EncoderObjective(nn.Module, ABC):
     Attributes:
         uses_labels: whether `forward` is also given `labels` (b, k), NaN where unknown, and `prepare` is called with
             those of the training objects before.
+        trains: the class of encoders that it can train.
     """
 
     uses_labels: bool = False
+    trains: type = Encoder
+
+    def check_encoder(self, kind: type) -> None:
+        """Refuses (ConfigError) a class of encoders that it cannot train."""
+        if not issubclass(kind, self.trains):
+            raise ConfigError(
+                f"{type(self).__name__} needs {self.trains.__name__}, not {kind.__name__}: choose another "
+                "objective, such as restore, which trains every encoder."
+            )
 
     def prepare(self, labels: Tensor) -> None:
         """Takes the scale of the labels (n, k) from training objects."""

@@ -59,6 +59,8 @@ class MaskedReconstruction(EncoderObjective):
         ConfigError: chunks that do not fit, an unknown choice, or an encoder built for another `fill`.
     """
 
+    trains = MaskedTransformer
+
     def __init__(
         self,
         n_chunks: int = 6,
@@ -122,10 +124,8 @@ class MaskedReconstruction(EncoderObjective):
     def forward(
         self, encoder: Encoder, x: Tensor, ivar: Tensor | None, mask: Tensor | None, uniforms: Tensor
     ) -> tuple[Tensor, Metrics]:
-        if not isinstance(encoder, MaskedTransformer):
-            raise ConfigError(
-                f"MaskedReconstruction needs a MaskedTransformer, not a {type(encoder).__name__}."
-            )
+        self.check_encoder(type(encoder))
+        assert isinstance(encoder, MaskedTransformer)
         fill = self.fill or encoder.masking
         if fill != encoder.masking:
             raise ConfigError(

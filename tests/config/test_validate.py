@@ -110,6 +110,9 @@ WRONG = [
     ([S, "~stages.lrs.encoder._target_"], "stages.lrs.encoder has no _target_"),
     ([S, "stages.lrs.optimizer.lr=fast"], "stages.lrs.optimizer.lr=fast must be a number"),
     ([S, *T, "stages.lrs.objective.fill=zero"], "does not fit stages.lrs.encoder.masking=drop"),
+    # an encoder whose length is that of the data, which is not open yet
+    ([S, "encoder@stages.xp.encoder=conv"], "xp.objective: Autoencode needs AutoEncoder, not ConvEncoder: choose"),
+    ([S, "objective@stages.xp.objective=masked_xp_demo"], "MaskedReconstruction needs MaskedTransformer, not Auto"),
     ([S, *T, "stages.lrs.objective.keep=1.5"], "keep=1.5 must lie between 0 and 1"),
     ([S, *T, "stages.lrs.encoder.stride=50"], "stages.lrs.encoder: "),
     ([S, "scale=paper", f"{ALIGN}.heads.lrs.heads=7"], "stages.align.heads.lrs: "),
