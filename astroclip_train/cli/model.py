@@ -244,9 +244,12 @@ def _translate(options: argparse.Namespace) -> int:
                 f"say with --modality and --to which of {', '.join(model.modalities)} to go from and to."
             )
         to = options.to or others[0]
-        columns, grid = translation_table(model, inputs, to, options.batch_size)
-        meta = {"modality": to, "grid": grid.to_json() if hasattr(grid, "to_json") else str(grid)}
-        return _write(options, columns, meta=meta, pixels=wavelength_names(grid))
+        columns, info = translation_table(model, inputs, to, options.batch_size)
+        grid = info.grid.to_json() if hasattr(info.grid, "to_json") else str(info.grid)
+        meta = {"modality": to, "survey": info.survey, "grid": grid, "frame": info.frame}
+        if info.normalisation:
+            meta["flux divided by"] = ", ".join(info.normalisation)
+        return _write(options, columns, meta=meta, pixels=wavelength_names(info.grid))
 
 
 def _export(options: argparse.Namespace) -> int:

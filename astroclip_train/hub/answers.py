@@ -73,7 +73,7 @@ def label_table(
 def translation_table(
     model: AstroModel, inputs: Inputs, to: str, batch_size: int = 256
 ) -> tuple[Columns, Any]:
-    """Ids, quality and `flux` (n, l) in the target's normalised flux; and the target's grid."""
+    """Ids, quality and `flux` (n, l) in the target's normalised flux; and what the target is."""
     if len(inputs.modalities) != 1:
         raise ConfigError(f"the files hold {', '.join(inputs.modalities)}: name one with --modality.")
     (m,) = inputs.modalities
@@ -82,7 +82,7 @@ def translation_table(
         s = spectra[m]
         found.append(model.translate(m, to, s.flux, s.ivar, s.mask).cpu())
     info = model.info(to)
-    return _ids(inputs) | {"flux": (_blank(inputs, torch.cat(found).numpy()), info.unit)}, info.grid
+    return _ids(inputs) | {"flux": (_blank(inputs, torch.cat(found).numpy()), info.unit)}, info
 
 
 def search_table(

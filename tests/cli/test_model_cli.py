@@ -82,6 +82,7 @@ def test_embed_search_and_translate(run, store_path, tmp_path):
     table = Table.read(out)
     assert table["flux"].shape == (24, 41)
     assert json.loads(table.meta["grid"])["step"] == 12.0
+    assert (table.meta["frame"], table.meta["flux divided by"]) == ("observed", "flux_550nm")
     csv = tmp_path / "flux.csv"
     assert main(["translate", *common[:-1], str(csv)]) == 0
     assert "flux_348nm" in Table.read(csv, format="ascii.csv").colnames
