@@ -92,10 +92,28 @@ class JoinedModality:
 
         Returns:
             flux (b, l) float32, ivar (b, l) or None, mask (b, l) True at good pixels or None if all are.
+
+        Raises:
+            DataError: an object that its store calls good has no good pixel.
         """
         if self._whole and bool(self.present[samples].all()):
             return raw["flux"], raw.get("ivar"), None
-        return clean(raw["flux"], raw.get("ivar"), raw.get("mask"), self.info)
+        flux, ivar, mask = clean(raw["flux"], raw.get("ivar"), raw.get("mask"), self.info)
+        empty = self.present[samples] & ~mask.any(axis=1)
+        if empty.any():
+            self._refuse_outdated(samples[empty])
+        return flux, ivar, mask
+
+    def _refuse_outdated(self, samples: np.ndarray) -> None:
+        """Verdicts are as old as the file: spectra that became empty later would train nothing, and say nothing."""
+        owner = np.searchsorted(self.edges, samples, side="right") - 1
+        for number, k in zip(samples, owner, strict=True):
+            store, own = self.stores[k], number - self.edges[k]
+            if store.reasons(self.name)[own] == 0:
+                raise DataError(
+                    f"{store.paths[0]}: {self.name} of {store.obs_id[own]} has no good pixel, though the file calls it "
+                    "good: it was changed after it was written, write it again (astro-data validate tells more)."
+                )
 
     def _fill(self, out: np.ndarray, column: str, samples: np.ndarray, keep: bool) -> None:
         if not self.present[samples].all():

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import warnings
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -118,7 +119,11 @@ def png_uri(drawn: Figure, dpi: int = 125) -> str:
     """A figure as a PNG in a data URI, so that the report needs no other file."""
     drawn.set_dpi(dpi)
     canvas = FigureCanvasAgg(drawn)
-    canvas.draw()
+    with warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", 'Creating legend with loc="best"'
+        )  # said wherever the machine is slow
+        canvas.draw()
     pixels = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
     buffer = io.BytesIO()
     # 256 colours: a third of the bytes, and no difference to the eye in figures

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from toy_stores import LRS, info, spectra
 
+from astroclip_train.data.source import DataSource
 from astroclip_train.data.store import ModalityInfo, Store, StoreWriter
 from astroclip_train.errors import DataError
 
@@ -32,6 +33,19 @@ def test_flipped_bytes_are_found_by_verify(make_store):
     path.write_bytes(content)
     with pytest.raises(DataError, match=r"store\.h5 has changed since it was written"):
         Store(path).verify()
+
+
+def test_spectra_emptied_after_writing_do_not_train_silently(make_store):
+    path = make_store()
+    with h5py.File(path, "a") as file:
+        file["lrs"].attrs["finite"] = False  # as where any pixel is bad
+        file["lrs/flux"][5] = np.nan
+    source = DataSource(Store(path), modalities=("lrs",))
+    assert len(source.batch(np.arange(5))["lrs"]) == 5
+    with pytest.raises(
+        DataError, match=r"store\.h5: lrs of obs 5 has no good pixel, though the file calls it good"
+    ):
+        source.batch(np.arange(8))
 
 
 def test_file_cut_while_open(make_store):

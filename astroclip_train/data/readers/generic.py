@@ -268,6 +268,11 @@ def _mask(source: Source, column, layout: Layout, arrays: dict[str, np.ndarray])
             "add --mask-true good or --mask-true bad."
         )
     flagged = values != 0
+    if not layout.mask_true and flagged.mean() < 0.5:
+        raise DataError(
+            f"{source.path}: --mask {layout.mask} is False in {1 - flagged.mean():.0%} of the pixels, which would be "
+            "bad ones: add --mask-true bad if True means bad, else --mask-true good."
+        )
     return good & (~flagged if layout.mask_true == "bad" else flagged)
 
 

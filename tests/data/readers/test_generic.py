@@ -166,6 +166,17 @@ def test_what_does_not_fit_is_one_sentence(run, layout, said):
     assert "\n" not in str(error.value)
 
 
+def test_flags_of_bad_pixels_are_not_taken_for_good_ones(run, arrays):
+    arrays["flags"] = np.zeros((N, L), dtype=bool)  # nothing is flagged, as NumPy's masked arrays mean it
+    with pytest.raises(
+        DataError, match=r"is False in 100% of the pixels.*: add --mask-true bad if True means bad"
+    ):
+        run(flux="flux", wave="wave", mask="flags")
+    assert (
+        run(flux="flux", wave="wave", mask="flags", mask_true="bad").read("lrs", np.arange(N))["mask"].all()
+    )
+
+
 def test_codes_of_missing_positions_are_missing(run, arrays):
     arrays["dec"][2] = -9999.0
     store = run(flux="flux", wave="wave", ra="ra", dec="dec")
