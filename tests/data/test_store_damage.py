@@ -35,10 +35,11 @@ def test_flipped_bytes_are_found_by_verify(make_store):
         Store(path).verify()
 
 
-def test_spectra_emptied_after_writing_do_not_train_silently(make_store):
+@pytest.mark.parametrize("all_good", [True, False])
+def test_spectra_emptied_after_writing_do_not_train_silently(make_store, all_good):
     path = make_store()
     with h5py.File(path, "a") as file:
-        file["lrs"].attrs["finite"] = False  # as where any pixel is bad
+        file["lrs"].attrs["finite"] = all_good  # what the writer found of all pixels
         file["lrs/flux"][5] = np.nan
     source = DataSource(Store(path), modalities=("lrs",))
     assert len(source.batch(np.arange(5))["lrs"]) == 5
