@@ -119,10 +119,8 @@ def png_uri(drawn: Figure, dpi: int = 125) -> str:
     """A figure as a PNG in a data URI, so that the report needs no other file."""
     drawn.set_dpi(dpi)
     canvas = FigureCanvasAgg(drawn)
-    with warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", 'Creating legend with loc="best"'
-        )  # said wherever the machine is slow
+    with warnings.catch_warnings():  # of legends that take a second to place, on a slow machine
+        warnings.filterwarnings("ignore", 'Creating legend with loc="best"')
         canvas.draw()
     pixels = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
     buffer = io.BytesIO()

@@ -102,6 +102,28 @@ def test_composition_leaves_no_global_state():
     assert not GlobalHydra.instance().is_initialized()
 
 
+def header_command(name):
+    """The command of a file's first comment and what to expect of it."""
+    head = "\n".join(x for x in (CONF / name).read_text().splitlines() if x.startswith("#"))
+    found = re.search(r"Command: astro-train (.+?) \((.+)\)$", head, re.MULTILINE)
+    assert found, f"{name} gives no command with what to expect in brackets"
+    return [w for w in found[1].split() if w != "-m"], found[2]
+
+
+def first_point(words):
+    """The first run of a sweep, or the one run that the words are."""
+    return tuple(w.split(",")[0] if "[" not in w else w for w in words)
+
+
+def files_of(name):
+    """A file and those of its group that it builds on."""
+    plain = [
+        d for d in (yaml.safe_load((CONF / name).read_text()) or {}).get("defaults", []) if isinstance(d, str)
+    ]
+    folder = Path(name).parent.as_posix()
+    return {name}.union(*(files_of(f"{folder}/{other}.yaml") for other in plain if other != "_self_"))
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_packaged_files_begin_with_what_they_are_and_a_command(name):
     text = (CONF / name).read_text()
@@ -121,30 +143,10 @@ def test_commands_in_the_packaged_files_compose():
         if group in groups_seen and group not in ("experiment", "sweep"):
             continue  # one of a group: the others differ in a name that `choices` below checks
         groups_seen.add(group)
-        head = "\n".join(x for x in (CONF / name).read_text().splitlines() if x.startswith("#"))
-        command = head.split("astro-train ", 1)[1].splitlines()[0].split(" (")[0]
-        words = [w for w in command.split() if w != "-m"]
-        commands.add(tuple(w.split(",")[0] if "[" not in w else w for w in words))  # a sweep's first point
+        commands.add(first_point(header_command(name)[0]))
     assert len(commands) > 10
     for words in sorted(commands):
         assert compose(words, resolved=False).stages, words
-
-
-def header_command(name):
-    """The command of a file's first comment and what to expect of it."""
-    head = "\n".join(x for x in (CONF / name).read_text().splitlines() if x.startswith("#"))
-    found = re.search(r"Command: astro-train (.+?) \((.+)\)$", head, re.MULTILINE)
-    assert found, f"{name} gives no command with what to expect in brackets"
-    return [w for w in found[1].split() if w != "-m"], found[2]
-
-
-def files_of(name):
-    """A file and those of its group that it builds on."""
-    plain = [
-        d for d in (yaml.safe_load((CONF / name).read_text()) or {}).get("defaults", []) if isinstance(d, str)
-    ]
-    folder = Path(name).parent.as_posix()
-    return {name}.union(*(files_of(f"{folder}/{other}.yaml") for other in plain if other != "_self_"))
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -157,19 +159,17 @@ def test_every_packaged_command_uses_its_file():
     """Whoever copies the command of a file gets that file."""
     used = {}
     for name in FILES:
-        words = [w.split(",")[0] if "[" not in w else w for w in header_command(name)[0]]
-        if (key := tuple(words)) not in used:
+        if (words := first_point(header_command(name)[0])) not in used:
             choices = compose_raw(words)["hydra"]["runtime"]["choices"]
             files = [f"{group.split('@')[0]}/{choice}.yaml" for group, choice in choices.items() if choice]
-            used[key] = {"config.yaml"}.union(*(files_of(f) for f in files if f in FILES))
-        assert name in used[key], f"{name}: astro-train {' '.join(words)} does not use it"
+            used[words] = {"config.yaml"}.union(*(files_of(f) for f in files if f in FILES))
+        assert name in used[words], f"{name}: astro-train {' '.join(words)} does not use it"
 
 
 def test_choices_in_the_packaged_commands_exist():
     known = groups([CONF])
     for name in FILES:
-        head = "\n".join(x for x in (CONF / name).read_text().splitlines() if x.startswith("#"))
-        for word in head.split("astro-train ", 1)[1].splitlines()[0].split(" (")[0].split():
+        for word in header_command(name)[0]:
             group, _, choice = word.lstrip("+").partition("=")
             if group.split("@")[0] in known:
                 assert choice in known[group.split("@")[0]], f"{name}: {word}"
